@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Report, Trial, TrialLog
 from tests.helpers import finish_run, plan_of
 from tests.song_tables import HOSTILE, labelled_songs, segment_rows
 
@@ -91,11 +91,13 @@ def write_sweep(folder: Path) -> Path:
             continue
         score = 0.9 - 0.05 * (np.log10(learning_rate) + 3) ** 2 + rng.normal(0, 0.01)
         budget = FULL_BUDGET if number % 3 else 20.0
-        trial_log.report(number, budget, float(score))
+        compared = (1, 0.88) if number > 1 else ()
+        trial_log.report(number, Report(budget, float(score), *compared))
         trial_log.end(number, "complete" if number % 3 else "pruned", score=float(score), seconds=1.0)
     summary = {
         "format": 2, "phase": 1, "task": "binary", "target": "has_rebracketing_markers", "metric": "macro_f1",
         "trials": {"total": 30, "complete": 18, "pruned": 9, "failed": 3},
+        "counts": {"songs": 84, "folds": 5},
         "winner": {"trial": 4, "values": {"training.learning_rate": 0.00123456}, "score": 0.91},
         "corrected": {"value": 0.87, "low": 0.8, "high": 0.93, "gain": None},
         "revalidation": {"seeds": [1, 2, 3], "fresh_splits": True, "winner": 0.88, "default": 0.8,

@@ -61,7 +61,6 @@ __all__ = [
 # keys that results do not depend on: a run can be resumed with other values of them
 HASH_EXCLUDED: dict[str, Any] = {
     "logging": True,
-    # `reduction_factor` is included: it determines when trials are compared
     "tune": {
         "trials",
         "space",
@@ -69,6 +68,7 @@ HASH_EXCLUDED: dict[str, Any] = {
         "gpus_per_trial",
         "workers_per_trial",
         "prune",
+        "race_alpha",
         "revalidation_seeds",
         "keep_best_models",
         "budget_minutes",
@@ -84,10 +84,13 @@ class TuneConfig(Section):
     """Hyperparameter search."""
 
     renamed: ClassVar[Names] = {
-        "reduction": "reduction_factor",
         "concurrent": "max_concurrent_trials",
         "keep": "keep_best_models",
         "confirm_seeds": "revalidation_seeds",
+    }
+    inert: ClassVar[Names] = {
+        "reduction_factor": "trials are stopped by a race, not by ASHA: see tune.race_alpha",
+        "reduction": "trials are stopped by a race, not by ASHA: see tune.race_alpha",
     }
 
     trials: PositiveInt = Field(30, description="number of trials of the sweep, including failed and pruned ones")
@@ -101,9 +104,11 @@ class TuneConfig(Section):
         None, description="GPUs per trial; 0.25 lets four trials share a GPU; null: 1 if there are GPUs"
     )
     workers_per_trial: PositiveInt = Field(1, description="number of workers that share each fit of a trial")
-    prune: bool = Field(True, description="stop unpromising trials early (ASHA)")
-    reduction_factor: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = Field(
-        3.0, description="reduction factor of ASHA: one of this many trials continues at each rung"
+    prune: bool = Field(True, description="stop trials early that are unlikely to become the best one")
+    race_alpha: Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)] = Field(
+        0.05,
+        description="probability of becoming the best trial below which a trial is stopped, by a paired bootstrap over"
+        " the songs of the folds that it has run",
     )
     revalidation_seeds: PositiveInt = Field(
         3, description="number of new splits on which the best config is compared with the default config"

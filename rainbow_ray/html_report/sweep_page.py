@@ -10,7 +10,7 @@ from rainbow_ray.evaluation.summary_format import read_summary
 from rainbow_ray.html_report.html import Page, Section, Table, interval, number
 from rainbow_ray.html_report.run_artifacts import missing_keys, task_of_summary
 from rainbow_ray.html_report.sweep_charts import SweepTrials, history, parameters_by_importance
-from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog, describe_progress
 from rainbow_ray.utils.errors import InputError
 
 FILES = ("summary.json", "trials.jsonl", "config.yaml")
@@ -122,10 +122,26 @@ def _scores(sweep: SweepArtifacts) -> Section:
 def _history(sweep: SweepArtifacts) -> Section:
     counts = sweep.summary["trials"]
     text = [f"{counts['total']} trials: {counts['complete']} complete, {counts['pruned']} pruned, "
-            f"{counts['failed']} failed. The score of a pruned trial is that of the folds it ran."]  # fmt: skip
+            f"{counts['failed']} failed. The score of a pruned trial is that of the folds it ran, and it was compared"
+            " with the best complete trial on the same songs."]  # fmt: skip
     failed = [[str(t.number), t.reason] for t in sweep.trials if t.state == "failed"]
     tables = [Table(["failed trial", "reason"], failed)] if failed else []
+    if pruned := [trial for trial in sweep.trials if trial.state == "pruned" and trial.reports]:
+        tables.append(_pruned_table(sweep, pruned))
     return Section("history", "Trials", text, tables, [history(sweep.search)])
+
+
+def _pruned_table(sweep: SweepArtifacts, pruned: list[Trial]) -> Table:
+    """Return the trials that were stopped early, with the scores that they were stopped by."""
+    rows = []
+    for trial in pruned:
+        report = trial.reports[-1]
+        best = ["", ""] if report.incumbent is None else [str(report.incumbent), number(report.incumbent_score)]
+        folds = describe_progress(report.percent, sweep.summary["counts"]["folds"])
+        rows.append([str(trial.number), folds, number(report.score), *best, f"{trial.seconds:.1f} s"])
+    metric = sweep.summary["metric"].replace("_", " ")
+    columns = ["pruned trial", "songs of", metric, "best trial", f"its {metric} there", "time"]
+    return Table(columns, rows)
 
 
 def _axes(sweep: SweepArtifacts) -> Section:
@@ -144,7 +160,7 @@ def _axes(sweep: SweepArtifacts) -> Section:
 
 def _cost(sweep: SweepArtifacts) -> Section:
     summary = sweep.summary
-    n_done = sum((t.reports[-1][0] if t.reports else 0.0) / FULL_BUDGET for t in sweep.trials)
+    n_done = sum((t.reports[-1].percent if t.reports else 0.0) / FULL_BUDGET for t in sweep.trials)
     rows = [[part, f"{value:.1f} s"] for part, value in summary["seconds"]["parts"].items()]
     rows += [["total", f"{summary['seconds']['total']:.1f} s"],
              ["trials, summed over all actors", f"{summary['trial_seconds']:.0f} s"]]  # fmt: skip

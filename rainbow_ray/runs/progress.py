@@ -1,23 +1,19 @@
-"""Progress of fits and trials: bars on a terminal, one plain line per fit or trial elsewhere."""
+"""Progress of fits: bars on a terminal, one plain line per fit elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
-from rich.table import Table
 
 from rainbow_ray.training.loggers import Record
-from rainbow_ray.tuning.trial_log import Trial, format_values
 from rainbow_ray.utils.console import is_live, text_column
 from rainbow_ray.utils.number_format import format_number
 
-MAX_ENDED_TRIALS = 12  # rows of the table
 MIN_QUIET_SECONDS = 60.0  # between progress lines of a long fit where there is no terminal
 QUIET_FRACTION = 0.1  # of the elapsed time: lines become rarer as time passes
 
@@ -146,87 +142,6 @@ class FitProgress:
 
 def _name(fold: int | None) -> str:
     return "refit" if fold is None else f"fold {fold + 1}"
-
-
-class TrialProgress:
-    """Watcher of a trial log: a table that is redrawn on a terminal, one plain line per trial elsewhere.
-
-    Args:
-        console: Where progress is shown.
-        metric: Name of the headline metric.
-        total: Number of trials of the sweep.
-        larger_is_better: Whether larger values of the metric are better.
-    """
-
-    def __init__(self, console: Console, metric: str, total: int, *, larger_is_better: bool) -> None:
-        self.console, self.metric, self.total = console, metric, total
-        self.sign = 1.0 if larger_is_better else -1.0
-        self.trials: dict[int, Trial] = {}
-        self.best: Trial | None = None
-        self.live = Live(console=console, refresh_per_second=4) if is_live(console) else None
-
-    def __enter__(self) -> TrialProgress:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
-
-    def __call__(self, trial: Trial, event: str) -> None:
-        """Show an event of a trial.
-
-        Args:
-            trial: The trial.
-            event: Type of the event: `start`, `report` or `end`.
-        """
-        self.trials[trial.number] = trial
-        complete = trial.state == "complete" and trial.score is not None
-        if complete and (self.best is None or self._value(trial) > self._value(self.best)):
-            self.best = trial
-        if self.live:
-            self.live.update(self._table())
-        elif event == "end":
-            self.console.print(self._line(trial))
-
-    def add_earlier(self, trials: Iterable[Trial]) -> None:
-        """Add trials that ended in an earlier start of the sweep, without printing them.
-
-        Args:
-            trials: The trials.
-        """
-        for trial in trials:
-            self(trial, "known")
-
-    def _line(self, trial: Trial) -> str:
-        score = f"{self.metric} {_short(trial.score)}" if trial.score is not None else trial.reason
-        best = f"  best {_short(self.best.score)} (trial {self.best.number})" if self.best is not None else ""
-        values = format_values(trial) if trial.values else "the default config"
-        return (f"trial {trial.number}  {len(self._ended())}/{self.total}  {trial.state}  {score}{best}"
-                f"  {trial.seconds:.1f} s  {values}")  # fmt: skip
-
-    def _table(self) -> Table:
-        ended = self._ended()
-        best = f"; best {self.metric} {_short(self.best.score)}, trial {self.best.number}" if self.best else ""
-        table = Table(title=f"{len(ended)} of {self.total} trials{best}", title_justify="left")
-        for name in ("trial", "state", "done", self.metric, "seconds", "values"):
-            table.add_column(name)
-        running = [trial for trial in self.trials.values() if not trial.ended]
-        for trial in [*running, *sorted(ended, key=lambda t: -self._value(t))[:MAX_ENDED_TRIALS]]:
-            percent, score = trial.reports[-1] if trial.reports else (0.0, None)
-            seconds = f"{trial.seconds:.0f}" if trial.ended else ""
-            values = format_values(trial, 60) if trial.values else "the default config"
-            style = "bold" if self.best is not None and trial.number == self.best.number else None
-            cells = (str(trial.number), trial.state, f"{percent:.0f}%", _short(score), seconds, values)
-            table.add_row(*cells, style=style)
-        return table
-
-    def _ended(self) -> list[Trial]:
-        return [trial for trial in self.trials.values() if trial.ended]
-
-    def _value(self, trial: Trial) -> float:
-        return self.sign * trial.score if trial.state == "complete" and trial.score is not None else float("-inf")
 
 
 def _short(value: Any) -> str:

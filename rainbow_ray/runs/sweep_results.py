@@ -42,7 +42,7 @@ def save_sweep(run: RunContext, sweep: Sweep) -> None:
     winner = sweep.trial_log.complete(larger_is_better=larger)[0]
     config = apply_values(run.plan.config, winner.values, f"trial {winner.number}")
     set_aside_results(run_dir, len(trials))
-    summary.write_trials(run_dir.file("trials.csv"), trials)
+    summary.write_trials(run_dir.file("trials.csv"), trials, len(sweep.context.train_val_indices))
     write_study(run_dir.file("study.db"), run_dir.path.name, trials, larger_is_better=larger)
     summary.write_best(run_dir.file("best.yaml"), config)
     corrected = correct_selection(sweep, data)

@@ -16,10 +16,10 @@ from rainbow_ray.data.splits import group_ids
 from rainbow_ray.distributed.resources import TrialResources
 from rainbow_ray.modalities import encoder_cache
 from rainbow_ray.runs.context import RunContext
-from rainbow_ray.runs.progress import TrialProgress
 from rainbow_ray.runs.run_dir import RunDir, save_data_profile
 from rainbow_ray.runs.sweep_plan import SweepPlan
 from rainbow_ray.runs.sweep_results import save_sweep
+from rainbow_ray.runs.trial_progress import TrialProgress
 from rainbow_ray.setup import prepare
 from rainbow_ray.setup.plan import make_plan
 from rainbow_ray.setup.prepared import PreparedData
@@ -54,7 +54,8 @@ def run_trials(run: RunContext, sweep_plan: SweepPlan, trial_resources: TrialRes
     if n_before:
         console.print(f"{n_before} trials have ended before, {len(trial_log.interrupted)} were interrupted")
     headline = run.plan.config.training.headline
-    with TrialProgress(console, headline, sweep.n_trials, larger_is_better=sweep.larger_is_better) as progress:
+    n_folds, larger = len(sweep.context.train_val_indices), sweep.larger_is_better
+    with TrialProgress(console, headline, sweep.n_trials, n_folds, larger_is_better=larger) as progress:
         progress.add_earlier(trial_log.ended)
         trial_log.watchers += [progress, KeepBest(sweep), *open_loggers(run.plan.config, run_dir)]
         run_sweep(sweep, seconds=seconds)
@@ -84,7 +85,7 @@ def make_sweep(run: RunContext, space: Space, trial_resources: TrialResources) -
     context = TrialContext(
         shared,
         [split.train_val_indices(fold) for fold in range(split.n_folds)],
-        make_rungs(split.n_folds, plan.config.tune.reduction_factor),
+        make_rungs(split.n_folds),
         run.run_dir.file("trials"),
         trial_resources.workers,
     )

@@ -18,11 +18,11 @@ from typing_extensions import override
 
 from rainbow_ray.config.schema import SEEDS
 from rainbow_ray.training.cross_validation import RESTARTS
-from rainbow_ray.tuning.asha_scheduler import DONE, SCORE, AshaScheduler
 from rainbow_ray.tuning.optuna_study import TRIAL_STATES, direction_of, make_study, to_optuna_trial
+from rainbow_ray.tuning.race_scheduler import DONE, SCORE, RaceScheduler
 from rainbow_ray.tuning.search_space import apply_values, default_trial
 from rainbow_ray.tuning.sweep import Sweep, input_key
-from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Report, Trial
 from rainbow_ray.utils.errors import InputError
 
 FAILED, DISK_FULL = "failed", "disk_full"  # further keys of the results that trials report to Ray Tune
@@ -54,8 +54,8 @@ class TPESearcher(Searcher):  # type: ignore[misc]
         self.sweep, self.trial_log, self.on_disk_full = sweep, sweep.trial_log, on_disk_full
         direction = direction_of(larger_is_better=sweep.larger_is_better)
         self.study = make_study(direction, _make_sampler(sweep))
-        self.scheduler = AshaScheduler(sweep)
-        self.numbers: dict[str, int] = {}
+        self.scheduler = RaceScheduler(sweep)
+        self.numbers = self.scheduler.numbers
         self._interrupted = sorted(self.trial_log.interrupted, key=lambda trial: trial.number)
         self._optuna_trials: dict[str, optuna.Trial] = {}
         self._started_at: dict[str, float] = {}
@@ -79,8 +79,10 @@ class TPESearcher(Searcher):  # type: ignore[misc]
             return
         number = self.numbers[trial_id]
         reports = self.trial_log.trials[number].reports
-        if not reports or reports[-1][0] < result[DONE]:  # a trial whose actor died reports its rungs again
-            self.trial_log.report(number, result[DONE], result[SCORE])
+        if not reports or reports[-1].percent < result[DONE]:  # a trial whose actor died reports its rungs again
+            comparison = self.scheduler.comparisons.get(trial_id)
+            compared = (None, None) if comparison is None else (comparison.incumbent, comparison.incumbent_score)
+            self.trial_log.report(number, Report(result[DONE], result[SCORE], *compared))
 
     @override
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -95,10 +97,10 @@ class TPESearcher(Searcher):  # type: ignore[misc]
             self.trial_log.end(number, "failed", score=None, seconds=seconds, reason=reason)
         elif FAILED in result:
             self.trial_log.end(number, "failed", score=None, seconds=seconds, reason=result[FAILED])
-        elif trial.reports and trial.reports[-1][0] >= FULL_BUDGET:
-            self.trial_log.end(number, "complete", score=trial.reports[-1][1], seconds=seconds)
+        elif trial.reports and trial.reports[-1].percent >= FULL_BUDGET:
+            self.trial_log.end(number, "complete", score=trial.reports[-1].score, seconds=seconds)
         elif trial_id in self.scheduler.stopped:
-            self.trial_log.end(number, "pruned", score=trial.reports[-1][1], seconds=seconds)
+            self.trial_log.end(number, "pruned", score=trial.reports[-1].score, seconds=seconds)
         else:
             return  # the sweep was interrupted: its next start runs this trial again
         self._tell(trial_id, self.trial_log.trials[number])
@@ -137,8 +139,8 @@ class TPESearcher(Searcher):  # type: ignore[misc]
         if optuna_trial is None:
             self._add_to_study(trial)
             return
-        for percent, score in trial.reports:
-            optuna_trial.report(score, step=round(percent))
+        for report in trial.reports:
+            optuna_trial.report(report.score, step=round(report.percent))
         value = trial.score if trial.state == "complete" else None
         self.study.tell(optuna_trial, value, state=TRIAL_STATES[trial.state])
 

@@ -65,7 +65,7 @@ def to_optuna_trial(trial: Trial) -> optuna.trial.FrozenTrial:
         value=trial.score if trial.state == "complete" else None,
         params=trial.params,
         distributions={key: json_to_distribution(text) for key, text in trial.distributions.items()},
-        intermediate_values={round(percent): score for percent, score in trial.reports},
+        intermediate_values={round(report.percent): report.score for report in trial.reports},
         user_attrs={"number": trial.number, "seconds": trial.seconds, "reason": trial.reason},
     )
 

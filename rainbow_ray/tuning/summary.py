@@ -18,7 +18,7 @@ from rainbow_ray.evaluation.summary_format import SUMMARY_FORMAT
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.tuning.bbc_cv import CorrectedScore
-from rainbow_ray.tuning.trial_log import Trial, format_values
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, format_values
 from rainbow_ray.utils.io import atomic_write
 from rainbow_ray.utils.number_format import format_difference, format_interval, format_number, format_numbers
 
@@ -113,28 +113,37 @@ def _format_difference(difference: Difference) -> str:
     return format_difference(difference.value, difference.low, difference.high)
 
 
-def write_trials(path: Path, trials: list[Trial]) -> None:
+def write_trials(path: Path, trials: list[Trial], n_folds: int) -> None:
     """Write `trials.csv`: a row for each trial, a column for each config key.
+
+    `score` is that of the first `folds` folds, `incumbent_score` that of trial `incumbent`, the best complete one at
+    that time, on the same songs.
 
     Args:
         path: File to write.
         trials: Trials that have ended.
+        n_folds: Number of folds of a trial.
     """
     import pandas as pd
 
-    rows = [
-        {
+    rows = []
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        report = trial.reports[-1] if trial.reports else None
+        percent = 0.0 if report is None else report.percent
+        rows.append({
             "number": trial.number,
             "state": trial.state,
             "score": trial.score,
-            "done": trial.reports[-1][0] if trial.reports else 0.0,
+            "folds": round(percent * n_folds / FULL_BUDGET, 3),
+            "incumbent": None if report is None else report.incumbent,
+            "incumbent_score": None if report is None else report.incumbent_score,
+            "done": percent,
             "seconds": trial.seconds,
             "reason": trial.reason,
             **(trial.values or trial.params),
-        }
-        for trial in sorted(trials, key=lambda trial: trial.number)
-    ]
-    atomic_write(path, lambda file: pd.DataFrame(rows).to_csv(file, index=False))
+        })  # fmt: skip
+    table = pd.DataFrame(rows).astype({"incumbent": "Int64"})
+    atomic_write(path, lambda file: table.to_csv(file, index=False))
 
 
 def write_best(path: Path, config: Config) -> None:

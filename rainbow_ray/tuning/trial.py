@@ -11,21 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from rainbow_ray.data.dataset import mean_score_per_song
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.distributed.resources import WorkerResources
-from rainbow_ray.tasks.scores import decode_folds, empty_scores, is_scored
+from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import FitContext, FitJob, run_job
 from rainbow_ray.training.distributed_training import run_distributed
 from rainbow_ray.training.loggers import LogForwarder
+from rainbow_ray.tuning.racing import Folds, pooled_score
 from rainbow_ray.tuning.search_space import apply_values
 from rainbow_ray.tuning.trial_log import FULL_BUDGET
 from rainbow_ray.utils.errors import TrainingError
 
 TOLERANCE = 1e-9
 
-Report = Callable[[float, float], None]  # called with the work done, in percent, and the score so far
+# called with the work done, in percent, the score so far, and the scores of all examples so far
+ReportFunction = Callable[[float, float, np.ndarray], None]
+FIRST_FOLD_FRACTIONS = (0.25, 0.5)  # of the epochs of the first fold, after which a trial is compared
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class TrialContext:
     """
 
     shared: FitContext
-    train_val_indices: list[tuple[np.ndarray, np.ndarray]]
+    train_val_indices: Folds
     rungs: tuple[float, ...]
     folder: Path
     workers: WorkerResources | None = None
@@ -58,23 +60,23 @@ class TrialContext:
         return self.folder / f"{number:04d}"
 
 
-def make_rungs(n_folds: int, reduction_factor: float) -> tuple[float, ...]:
+def make_rungs(n_folds: int) -> tuple[float, ...]:
     """Return the percentages of the work after which trials are compared.
 
     Args:
-        n_folds: Number of folds. The first rung is one fold; with one or two folds, a part of one.
-        reduction_factor: Ratio of consecutive rungs.
+        n_folds: Number of folds.
 
     Returns:
-        Rungs below 100, computed as ASHA computes them, which compares without a tolerance.
+        Rungs below 100: two inside the first fold, so that a costly config is judged early, and the end of each fold
+        but the last.
     """
-    first = FULL_BUDGET / n_folds if n_folds > 2 else FULL_BUDGET / reduction_factor**2
-    rungs = (first * reduction_factor**k for k in itertools.count())
-    return tuple(itertools.takewhile(lambda rung: rung < FULL_BUDGET - TOLERANCE, rungs))
+    fold_percent = FULL_BUDGET / n_folds
+    return (*(fraction * fold_percent for fraction in FIRST_FOLD_FRACTIONS),
+            *(fold * fold_percent for fold in range(1, n_folds)))  # fmt: skip
 
 
 def run_trial(
-    context: TrialContext, fit_context: FitContext, number: int, values: dict[str, Any], report: Report
+    context: TrialContext, fit_context: FitContext, number: int, values: dict[str, Any], report: ReportFunction
 ) -> None:
     """Run the folds of a trial that an interrupted start did not finish; report at each rung and at the end.
 
@@ -83,7 +85,8 @@ def run_trial(
         fit_context: Data that the trial's config reads.
         number: Number of the trial.
         values: Values of config keys.
-        report: Called with the percentage of the work done and the pooled score of the songs scored so far.
+        report: Called with the percentage of the work done, the pooled score of the songs scored so far, and the scores
+            of all examples, `(examples, …)`, NaN where there is none yet.
 
     Raises:
         InputError: A value is invalid.
@@ -98,14 +101,14 @@ def run_trial(
     def report_at_rung(percent: float) -> None:
         if percent < remaining_rungs[0] - TOLERANCE:
             return
-        value = _pooled_score(fit_context, metric, context.train_val_indices, scores)
+        value = pooled_score(fit_context, context.train_val_indices, scores)
         is_complete = percent > FULL_BUDGET - TOLERANCE
         if value is None and is_complete:
             raise TrainingError(f"{metric} is not defined on the songs that were scored")
         while remaining_rungs and percent >= remaining_rungs[0] - TOLERANCE:
             percent = max(percent, remaining_rungs.pop(0))
         if value is not None:
-            report(FULL_BUDGET if is_complete else percent, value)
+            report(FULL_BUDGET if is_complete else percent, value, scores.copy())
 
     for fold, (train, val) in enumerate(context.train_val_indices):
         job = FitJob(fold, train, val, context.folder_of(number) / f"fold-{fold}")
@@ -172,18 +175,6 @@ def cache_seconds(context: TrialContext, numbers: Iterable[int]) -> dict[str, fl
         passes[stored["key"]] = passes.get(stored["key"], 0) + result[1]["passes"]
     without_cache = sum(seconds * passes[key] for key, seconds in spent.items())
     return {"spent": round(sum(spent.values()), 2), "without_cache": round(without_cache, 2)}
-
-
-def _pooled_score(
-    fit_context: FitContext, metric: str, folds: list[tuple[np.ndarray, np.ndarray]], scores: np.ndarray
-) -> float | None:
-    """Return the metric over the songs that were scored so far, a song's stems averaged."""
-    source, task = fit_context.dataset, fit_context.task
-    scored = np.flatnonzero(is_scored(scores, task))
-    if metric in task.threshold_metrics:
-        scores = decode_folds(task, source.targets, folds, scores)
-    rows, averaged = mean_score_per_song(source, scored, scores[scored])
-    return task.metric(metric, source.targets[rows], averaged)
 
 
 def _fit(

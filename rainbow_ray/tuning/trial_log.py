@@ -1,7 +1,7 @@
 """The log of a sweep, `trials.jsonl`: one line for each event of a trial.
 
 A line is an object with `event` and `trial`: `start` (values, parameters and their distributions), `report` (done,
-score) or `end` (state, score, seconds, reason). A sweep is resumed from this file alone.
+score, incumbent and its score) or `end` (state, score, seconds, reason). A sweep is resumed from this file alone.
 """
 
 from __future__ import annotations
@@ -11,13 +11,29 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rainbow_ray.config.keys import short_names
 from rainbow_ray.config.renamed_keys import present_json, present_value, with_present_keys
 
 State = Literal["running", "complete", "pruned", "failed"]
 FULL_BUDGET = 100.0  # `done` of a trial that ran all its folds and epochs
+
+
+class Report(NamedTuple):
+    """Score of a trial at a rung.
+
+    Attributes:
+        percent: Work done, in percent.
+        score: Score on the songs of the folds so far.
+        incumbent: Number of the best complete trial at that time, or None.
+        incumbent_score: Score of that trial on the same songs, or None.
+    """
+
+    percent: float
+    score: float
+    incumbent: int | None = None
+    incumbent_score: float | None = None
 
 
 @dataclass
@@ -29,7 +45,7 @@ class Trial:
         values: Values of config keys, constants of the search space included.
         params: Those values that the search space suggested.
         distributions: Distribution of each parameter, as Optuna's JSON.
-        reports: Work done, in percent, and the score so far, at each rung.
+        reports: Scores at each rung.
         state: Whether the trial runs, or how it ended.
         score: Its last score, or None.
         seconds: Its duration.
@@ -40,7 +56,7 @@ class Trial:
     values: dict[str, Any]
     params: dict[str, Any] = field(default_factory=dict)
     distributions: dict[str, str] = field(default_factory=dict)
-    reports: list[tuple[float, float]] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
     state: State = "running"
     score: float | None = None
     seconds: float = 0.0
@@ -84,15 +100,16 @@ class TrialLog:
              "distributions": trial.distributions}
         )  # fmt: skip
 
-    def report(self, number: int, percent: float, score: float) -> None:
-        """Log an intermediate score.
+    def report(self, number: int, report: Report) -> None:
+        """Log the score at a rung.
 
         Args:
             number: Number of the trial.
-            percent: Work done, in percent.
-            score: Score so far.
+            report: The score, and that of the best complete trial.
         """
-        self._write({"event": "report", "trial": number, "done": percent, "score": score})
+        compared = {"incumbent": report.incumbent, "incumbent_score": report.incumbent_score}
+        self._write({"event": "report", "trial": number, "done": report.percent, "score": report.score,
+                     **(compared if report.incumbent is not None else {})})  # fmt: skip
 
     def end(self, number: int, state: State, *, score: float | None, seconds: float, reason: str = "") -> None:
         """Log the end of a trial.
@@ -168,11 +185,29 @@ class TrialLog:
                 {key: present_json(key, text) for key, text in distributions.items()},
             )
         elif event["event"] == "report" and number in self.trials:
-            self.trials[number].reports.append((event["done"], event["score"]))
+            compared = (event.get("incumbent"), event.get("incumbent_score"))  # earlier versions lack them
+            self.trials[number].reports.append(Report(event["done"], event["score"], *compared))
         elif event["event"] == "end" and number in self.trials:
             trial = self.trials[number]
             trial.state, trial.score = event["state"], event["score"]
             trial.seconds, trial.reason = event["seconds"], event["reason"]
+
+
+def describe_progress(percent: float, n_folds: int) -> str:
+    """Return the folds that a score stands on.
+
+    Args:
+        percent: Work done, in percent.
+        n_folds: Number of folds of a trial.
+
+    Returns:
+        A text such as `2 of 5 folds`, or `25% of fold 1` for a score in the middle of a fit.
+    """
+    folds = percent * n_folds / FULL_BUDGET
+    complete = round(folds)
+    if abs(folds - complete) < 1e-6:
+        return f"{complete} of {n_folds} {'fold' if n_folds == 1 else 'folds'}"
+    return f"{folds % 1:.0%} of fold {int(folds) + 1}"
 
 
 def format_values(trial: Trial, max_length: int = 100) -> str:

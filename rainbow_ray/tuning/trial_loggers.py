@@ -47,7 +47,8 @@ class WandbTrialLogger:
                 settings=wandb.Settings(silent=True),
             )
         metric = self.config.training.headline
-        for percent, score in trial.reports:
-            run.log({metric: score, "done": percent})
+        for report in trial.reports:
+            compared = {} if report.incumbent is None else {f"incumbent_{metric}": report.incumbent_score}
+            run.log({metric: report.score, "done": report.percent, **compared})
         run.summary.update({"state": trial.state, "seconds": trial.seconds, "reason": trial.reason})
         run.finish()

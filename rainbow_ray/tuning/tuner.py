@@ -14,14 +14,15 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ray import tune
 from typing_extensions import override
 
 from rainbow_ray.modalities import encoder_cache
 from rainbow_ray.model.device import is_broken
 from rainbow_ray.training.cross_validation import RESTARTS, user_facing_error
-from rainbow_ray.tuning.asha_scheduler import DONE, SCORE
 from rainbow_ray.tuning.optuna_searcher import DISK_FULL, FAILED, TPESearcher
+from rainbow_ray.tuning.race_scheduler import DONE, SCORE, SCORES
 from rainbow_ray.tuning.sweep import Sweep
 from rainbow_ray.tuning.trial import remove_models, run_trial
 from rainbow_ray.tuning.trial_log import Trial
@@ -195,8 +196,8 @@ def _run_in_actor(references: list[Any], config: dict[str, Any]) -> None:
     """Run one trial in a reused actor; every error but a broken GPU is reported as a result, to keep the actor."""
     started, number = time.perf_counter(), config["number"]
 
-    def report(percent: float, score: float) -> None:
-        tune.report({DONE: percent, SCORE: score, "seconds": time.perf_counter() - started})
+    def report(percent: float, score: float, scores: np.ndarray) -> None:
+        tune.report({DONE: percent, SCORE: score, SCORES: [scores], "seconds": time.perf_counter() - started})
 
     context = _fetch(references)
     try:

@@ -1,7 +1,7 @@
 """Coverage of the 95% interval of the corrected score, for the best of 30 trials on 84 songs.
 
 `python -m tests.benchmarks.selection_coverage [--repeats 60]` prints JSON: for sweeps with and without signal, for
-trials with more or less correlated errors, and with or without pruning by ASHA, the fraction of intervals that contain
+trials with more or less correlated errors, and with or without a race, the fraction of intervals that contain
 the true accuracy of the selected trial, the mean error of its selected and of its corrected score, and the fraction of
 sweeps whose corrected gain over trial 0 is above zero (without signal: false positives, nominally 0.025).
 """
@@ -11,16 +11,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from typing import cast
 
 import numpy as np
 from scipy.stats import norm
 
+from rainbow_ray.config.schema import Config, TrainingConfig
+from rainbow_ray.data.dataset import Dataset
+from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.tasks.registry import make_task
+from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.bbc_cv import correct_score, select_best
-from rainbow_ray.tuning.trial import make_rungs
-from rainbow_ray.tuning.trial_log import FULL_BUDGET
+from rainbow_ray.tuning.racing import Race, pooled_score
 
-SONGS, TRIALS, FOLDS, REDUCTION_FACTOR = 84, 30, 5, 3.0
+SONGS, TRIALS, FOLDS = 84, 30, 5
 SIGNALS = {
     "no signal": np.full(TRIALS, 0.65),
     "some": np.linspace(0.6, 0.75, TRIALS),
@@ -39,21 +43,33 @@ def sweep(rng: np.random.Generator, accuracies: np.ndarray, correlation: float) 
     return targets, np.where(is_correct, targets, 1 - targets).astype(np.float32)
 
 
+class Songs:
+    """A dataset of songs that are independent examples."""
+
+    songs = None
+    sequence_index = None
+
+    def __init__(self, targets: np.ndarray) -> None:
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
 def survivors(targets: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Return the trials that ASHA completes: at each rung, those in the best third of the trials so far."""
-    fold, completed = np.arange(SONGS) % FOLDS, []
-    rungs: dict[float, list[float]] = {rung: [] for rung in make_rungs(FOLDS, REDUCTION_FACTOR)}
-    for trial in range(TRIALS):
-        for rung, earlier_values in rungs.items():
-            is_scored = fold < np.ceil(rung / FULL_BUDGET * FOLDS)
-            value = float(np.mean((scores[trial] > 0.5)[is_scored] == (targets > 0.5)[is_scored]))
-            is_pruned = bool(earlier_values) and value < np.nanpercentile(
-                earlier_values, (1 - 1 / REDUCTION_FACTOR) * 100
-            )
-            earlier_values.append(value)
-            if is_pruned:
+    """Return the trials that win or survive the race, which compares after each fold."""
+    fold = np.arange(SONGS) % FOLDS
+    folds = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(FOLDS)]
+    config, dataset = Config(training=TrainingConfig(metric="accuracy")), cast(Dataset, Songs(targets))
+    context = FitContext(config, dataset, make_task("binary"), cast(InputSpec, None), "id")
+    race, completed = Race(context, folds, alpha=config.tune.race_alpha, larger_is_better=True), []
+    for trial, of_trial in enumerate(scores):
+        for n_folds in range(1, FOLDS):
+            comparison = race.compare(np.where(fold < n_folds, of_trial, np.nan).astype(np.float32))
+            if comparison is not None and comparison.loses:
                 break
         else:
+            race.add_complete(trial, pooled_score(context, folds, of_trial) or 0.0, of_trial)
             completed.append(trial)
     return completed
 

@@ -102,7 +102,7 @@ def test_trials_with_different_class_balancing_have_different_scores(write_table
     data = data_of(plan)
     fit_context = FitContext(plan.config, data.source, data.task, plan.input_spec, "id", tmp_path / "prefix")
     context = TrialContext(
-        fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
+        fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3), tmp_path / "trials"
     )
     trials = [
         {},

@@ -121,7 +121,7 @@ def test_no_finished_trial_and_no_finished_fold_is_lost(sweep_command, tmp_path,
     assert len(trial_log.ended) == n_trials
     for trial in trial_log.ended:
         if trial.state == "complete":
-            assert trial.reports[-1] == (FULL_BUDGET, trial.score)
+            assert trial.reports[-1][:2] == (FULL_BUDGET, trial.score)
             assert len(list((folder / "trials" / f"{trial.number:04d}").glob("fold-*/result.npz"))) == 3
     print(f"{n_kills} kills; {len(trial_log.ended)} trials")
     summary = json.loads((folder / "summary.json").read_text())
@@ -149,5 +149,7 @@ def assert_scores_of_undisturbed_trials(trial_log: TrialLog, folder: Path) -> No
     )
     for trial in [trial for trial in trial_log.ended if trial.state == "complete"][:3]:
         scores: list[float] = []
-        run_trial(context, fit_context, trial.number, trial.values, lambda _, score, into=scores: into.append(score))
+        run_trial(
+            context, fit_context, trial.number, trial.values, lambda _, score, __, into=scores: into.append(score)
+        )
         assert scores[-1] == pytest.approx(trial.score, abs=1e-6)

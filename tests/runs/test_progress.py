@@ -8,9 +8,8 @@ import pty
 import subprocess
 import sys
 
-from rainbow_ray.runs.progress import FitProgress, TrialProgress
+from rainbow_ray.runs.progress import FitProgress
 from rainbow_ray.training.loggers import RESULT, JsonLinesLogger, LogForwarder
-from rainbow_ray.tuning.trial_log import Trial
 from rainbow_ray.utils.console import make_console
 
 SCORES = [0.5, 0.7, 0.6]
@@ -99,15 +98,6 @@ def test_the_log_forwarder_reports_finished_fits(tmp_path):
         forwarder.poll()
         assert [line[:6] for line in file.getvalue().splitlines()] == ["fold 2"]
     assert [line[:6] for line in file.getvalue().splitlines()] == ["fold 2", "fold 1"]
-
-
-def test_values_of_a_search_space_are_not_parsed_as_markup():
-    console = make_console(file := io.StringIO())
-    trial = Trial(1, {"training.loss": "[/bold]"}, {"training.loss": "[/bold]"}, {})
-    with TrialProgress(console, "macro_f1", 2, larger_is_better=True) as progress:
-        progress(trial, "end")
-        console.print(progress._table())
-    assert file.getvalue().count("[/bold]") == 2
 
 
 PROGRESS_SCRIPT = """

@@ -1,10 +1,9 @@
-"""The searcher and the scheduler without Ray: proposals, rungs after a restart, and trial numbers."""
+"""The searcher and the scheduler without Ray: proposals, races after a restart, and trial numbers."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +12,12 @@ import numpy as np
 import optuna
 import pytest
 
-from rainbow_ray.config.schema import Config, TrainingConfig
-from rainbow_ray.training.cross_validation import FitContext
-from rainbow_ray.tuning import trial as trials
-from rainbow_ray.tuning.asha_scheduler import DONE, SCORE, AshaScheduler
+from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.tuning.optuna_searcher import DISK_FULL, FAILED, TPESearcher
+from rainbow_ray.tuning.race_scheduler import DONE, SCORE, SCORES
 from rainbow_ray.tuning.search_space import Space
-from rainbow_ray.tuning.trial import make_rungs
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, TrialLog
+from tests.tuning.conftest import N_FOLDS, scores_of
 
 PROPOSALS = json.loads(Path(__file__).with_name("proposals.json").read_text())
 
@@ -29,14 +26,26 @@ def make_searcher(sweep) -> TPESearcher:
     return TPESearcher(sweep, lambda message: None)
 
 
-def run(sweep, searcher: TPESearcher, name: str, scores: list[float]) -> int:
-    """Run a trial that reports these scores at the rungs and at its end, until it is stopped; return its number."""
+def run(sweep, searcher: TPESearcher, name: str, accuracies: float | list[float], *, first: bool = False) -> int:
+    """Run a trial with this accuracy in each fold (see `scores_of`), until it is stopped; return its number."""
     searcher.scheduler.on_trial_add(None, SimpleNamespace(trial_id=name))
     number = searcher.suggest(name)["number"]
-    for done, score in zip([*sweep.context.rungs, FULL_BUDGET], scores, strict=True):
-        if report(searcher, name, {DONE: done, SCORE: score}) == "STOP":
+    accuracies = [accuracies] * N_FOLDS if isinstance(accuracies, float) else accuracies
+    scores = np.full(len(sweep.context.shared.dataset), np.nan, np.float32)
+    for fold, accuracy in enumerate(accuracies):
+        _, val = sweep.context.train_val_indices[fold]
+        scores[val] = scores_of(accuracy, N_FOLDS, first=first)[val]
+        save_result(sweep.context.folder_of(number) / f"fold-{fold}", scores[val])
+        done = (fold + 1) * FULL_BUDGET / N_FOLDS
+        result = {DONE: done, SCORE: float(np.mean(accuracies[: fold + 1])), SCORES: [scores.copy()]}
+        if report(searcher, name, result) == "STOP":
             return number
     raise AssertionError("the scheduler did not stop a completed trial")
+
+
+def save_result(folder: Path, val_scores: np.ndarray) -> None:
+    folder.mkdir(parents=True)
+    CheckpointManager(folder).save_result({"train": val_scores[:0], "val": val_scores}, {})
 
 
 def report(searcher: TPESearcher, name: str, result: dict[str, Any]) -> str:
@@ -55,10 +64,10 @@ def suggest_conditionally(trial):
     return {"training.epochs": 3}
 
 
-def score_of(values: dict[str, Any], done: float) -> float:
+def score_of(values: dict[str, Any]) -> float:
     rate = 0.05 * math.log10(values.get("training.head_learning_rate", 1e-3))
     pooling = 0.1 * (values.get("model.text_encoder.pooling") == "attention")
-    return 0.6 + rate + pooling - 0.5 * values.get("training.weight_decay", 0.05) + done / 1000
+    return 0.6 + rate + pooling - 0.5 * values.get("training.weight_decay", 0.05)
 
 
 def propose(sweep, prefix: str, n_trials: int) -> list[list[Any]]:
@@ -81,8 +90,10 @@ def finish(sweep, searcher: TPESearcher, name: str) -> None:
         searcher.on_trial_complete(name, {DONE: 0.0, FAILED: "the loss is not finite"})
         return
     values = sweep.trial_log.trials[number].values
+    accuracy = min(1.0, score_of(values))
     for done in [*sweep.context.rungs, FULL_BUDGET]:
-        if report(searcher, name, {DONE: done, SCORE: score_of(values, done)}) == "STOP":
+        scores = scores_of(accuracy, done * N_FOLDS / FULL_BUDGET)
+        if report(searcher, name, {DONE: done, SCORE: score_of(values), SCORES: [scores]}) == "STOP":
             return
 
 
@@ -105,20 +116,29 @@ def test_the_proposals_of_a_seed_are_those_of_earlier_versions(sweep, tmp_path):
 
 def test_a_worse_trial_is_pruned_and_cannot_be_selected(sweep):
     searcher = make_searcher(sweep)
-    assert run(sweep, searcher, "a", [0.8, 0.8, 0.8]) == 0
-    assert run(sweep, searcher, "b", [0.5, 0.9, 0.95]) == 1
-    assert sweep.trial_log.trials[1].state == "pruned"
-    assert len(sweep.trial_log.trials[1].reports) == 1
+    assert run(sweep, searcher, "a", 0.8) == 0
+    assert run(sweep, searcher, "b", [0.2, 1.0, 1.0, 1.0, 1.0]) == 1
+    pruned = sweep.trial_log.trials[1]
+    assert pruned.state == "pruned"
+    assert [tuple(report) for report in pruned.reports] == [(20.0, 0.2, 0, pytest.approx(0.8))]
     assert [trial.number for trial in sweep.trial_log.complete(larger_is_better=True)] == [0]
-    assert run(sweep, searcher, "c", [0.85, 0.9, 0.9]) == 2
+    assert run(sweep, searcher, "c", 0.9) == 2
     assert [trial.number for trial in sweep.trial_log.complete(larger_is_better=True)] == [2, 0]
 
 
-def test_rungs_are_restored_after_a_restart(sweep, tmp_path):
-    run(sweep, make_searcher(sweep), "a", [0.8, 0.8, 0.8])
+def test_ties_and_noise_keep_a_trial_alive(sweep):
+    searcher = make_searcher(sweep)
+    run(sweep, searcher, "a", 0.8)
+    run(sweep, searcher, "tie", 0.8)
+    run(sweep, searcher, "noise", [0.7, 0.7, 1.0, 1.0, 1.0], first=True)
+    assert [trial.state for trial in sweep.trial_log.ended] == ["complete"] * 3
+
+
+def test_the_race_goes_on_after_a_restart(sweep, tmp_path):
+    run(sweep, make_searcher(sweep), "a", 0.8)
     sweep.trial_log = TrialLog(tmp_path / "trials.jsonl")
     restarted = make_searcher(sweep)
-    assert run(sweep, restarted, "x", [0.5, 0.9, 0.95]) == 1
+    assert run(sweep, restarted, "x", [0.2, 1.0, 1.0, 1.0, 1.0]) == 1
     assert sweep.trial_log.trials[1].state == "pruned"
     states = [trial.state.name for trial in restarted.study.trials]
     assert states == ["COMPLETE", "PRUNED"]
@@ -127,50 +147,15 @@ def test_rungs_are_restored_after_a_restart(sweep, tmp_path):
 def test_without_pruning_all_trials_complete(sweep):
     sweep.config.tune.prune = False
     searcher = make_searcher(sweep)
-    run(sweep, searcher, "a", [0.8, 0.8, 0.8])
-    run(sweep, searcher, "b", [0.5, 0.9, 0.95])
-    assert sweep.trial_log.trials[1].score == 0.95
-
-
-class OneSongPerFold:
-    """A dataset with one song per fold."""
-
-    songs = None
-
-    def __init__(self, folds: int) -> None:
-        self.targets = np.zeros(folds)
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-
-@pytest.mark.parametrize("folds", range(3, 31))
-def test_every_rung_is_reported_for_any_number_of_folds(sweep, monkeypatch, folds):
-    sweep.context.rungs = make_rungs(folds, 3.0)
-    task = SimpleNamespace(
-        metric=lambda *_: 0.5, score_names=("score",), score_dtype=np.float32, threshold_metrics=frozenset()
-    )
-    fit_context: Any = FitContext(
-        Config(training=TrainingConfig(metric="macro_f1")), OneSongPerFold(folds), task, "", "id"
-    )
-    fold_indices = [(np.array([], int), np.array([k])) for k in range(folds)]
-    context = trials.TrialContext(fit_context, fold_indices, sweep.context.rungs, sweep.context.folder)
-    monkeypatch.setattr(trials, "_fit", lambda *_: np.zeros(1, np.float32))
-    scheduler, trial = AshaScheduler(sweep), SimpleNamespace(trial_id="one")
-    scheduler.on_trial_add(None, trial)
-
-    def report(done: float, score: float) -> None:
-        scheduler.on_trial_result(None, trial, {DONE: done, SCORE: score})
-
-    trials.run_trial(context, fit_context, 0, {}, report)
-    cutoffs = {float(done): cutoff for done, cutoff in re.findall(r"Iter ([\d.]+): (\S+)", scheduler.debug_string())}
-    assert len(cutoffs) >= len(sweep.context.rungs)
-    assert all(cutoff != "None" for done, cutoff in cutoffs.items() if done < FULL_BUDGET - 1e-3), "no report at a rung"
+    run(sweep, searcher, "a", 0.8)
+    run(sweep, searcher, "b", [0.2, 1.0, 1.0, 1.0, 1.0])
+    assert sweep.trial_log.trials[1].score == pytest.approx(0.84)
+    assert sweep.trial_log.trials[1].reports[0].incumbent_score == pytest.approx(0.8), "shown although it has no effect"
 
 
 def test_trial_numbers_are_unique(sweep, tmp_path):
     searcher = make_searcher(sweep)
-    run(sweep, searcher, "a", [0.8, 0.8, 0.8])
+    run(sweep, searcher, "a", 0.8)
     with sweep.trial_log.path.open("a") as file:
         file.write('{"event": "end", "trial": 5, "state": "complete", "score": 1.0, "seconds": 1.0, "reason": ""}\n')
     (sweep.context.folder / "0007").mkdir()

@@ -27,37 +27,47 @@ def context(songs_file, tiny_encoder, tmp_path) -> TrialContext:
     data = data_of(plan)
     fit_context = FitContext(plan.config, data.source, plan.task, plan.input_spec, "id", tmp_path / "prefix")
     return TrialContext(
-        fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
+        fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3), tmp_path / "trials"
     )
 
 
 def run(context: TrialContext, number: int, values: dict) -> list[tuple[float, float]]:
     reports: list[tuple[float, float]] = []
-    run_trial(context, context.shared, number, values, lambda done, score: reports.append((done, score)))
+    run_trial(context, context.shared, number, values, lambda done, score, _: reports.append((done, score)))
     return reports
 
 
-def test_the_first_rung_is_a_fold_or_a_part_of_one():
-    assert make_rungs(5, 3.0) == pytest.approx((20.0, 60.0))
-    assert make_rungs(3, 3.0) == pytest.approx((100 / 3,))
-    assert make_rungs(1, 3.0) == pytest.approx((100 / 9, 100 / 3))
-    assert make_rungs(10, 2.0) == pytest.approx((10.0, 20.0, 40.0, 80.0))
+def test_rungs_lie_inside_the_first_fold_and_at_the_end_of_each_fold():
+    assert make_rungs(5) == pytest.approx((5.0, 10.0, 20.0, 40.0, 60.0, 80.0))
+    assert make_rungs(2) == pytest.approx((12.5, 25.0, 50.0))
+    assert make_rungs(1) == pytest.approx((25.0, 50.0))
 
 
 def test_pooled_scores_are_reported_at_rungs(context):
     reports = run(context, 0, {})
-    assert [done for done, _ in reports] == pytest.approx([100 / 3, FULL_BUDGET])
+    # of three epochs, the first ends after a third of the first fold, the second after two thirds
+    assert [done for done, _ in reports] == pytest.approx([100 / 9, 200 / 9, 100 / 3, 200 / 3, FULL_BUDGET])
     scores = out_of_fold(context, 0)
     task, targets = context.shared.task, context.shared.dataset.targets
     assert not np.isnan(scores).any()
     assert reports[-1][1] == task.metric("macro_f1", targets, scores)
     first = context.train_val_indices[0][1]
-    assert reports[0][1] == task.metric("macro_f1", targets[first], scores[first])
+    assert reports[2][1] == task.metric("macro_f1", targets[first], scores[first])
+
+
+def test_reports_hold_the_scores_of_the_examples_so_far(context):
+    received: list[np.ndarray] = []
+    run_trial(context, context.shared, 0, {}, lambda *report: received.append(report[2]))
+    n_val = [len(val) for _, val in context.train_val_indices]
+    assert [int((~np.isnan(scores)).sum()) for scores in received] == [
+        n_val[0], n_val[0], n_val[0], n_val[0] + n_val[1], sum(n_val),
+    ]  # fmt: skip
+    np.testing.assert_array_equal(received[-1], out_of_fold(context, 0))
 
 
 def test_a_single_split_reports_at_fractions_of_its_fit(context):
-    single_split = TrialContext(context.shared, context.train_val_indices[:1], make_rungs(1, 3.0), context.folder)
-    assert [done for done, _ in run(single_split, 0, {})] == pytest.approx([100 / 3, FULL_BUDGET])
+    single_split = TrialContext(context.shared, context.train_val_indices[:1], make_rungs(1), context.folder)
+    assert [done for done, _ in run(single_split, 0, {})] == pytest.approx([100 / 3, 200 / 3, FULL_BUDGET])
 
 
 def test_the_same_config_first_and_fifth_gives_the_same_numbers(context):
@@ -98,7 +108,8 @@ def test_finished_folds_are_not_run_again(context, monkeypatch):
         run_job(shared, job, *options)
 
     monkeypatch.setattr(trials, "run_job", counting_run_job)
-    assert run(context, 0, {}) == expected
+    at_ends_of_folds = [report for report in expected if report[0] > 100 / 3 - 1]
+    assert run(context, 0, {}) == at_ends_of_folds
     assert folds == [2]
 
 
@@ -127,7 +138,7 @@ def test_segment_scores_are_decoded_before_they_are_compared(write_table, tiny_e
     data = data_of(plan)
     fit_context = FitContext(plan.config, data.source, data.task, plan.input_spec, "id", tmp_path / "prefix")
     context = TrialContext(
-        fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3, 3.0), tmp_path / "trials"
+        fit_context, [data.split.train_val_indices(k) for k in range(3)], make_rungs(3), tmp_path / "trials"
     )
     reports = run(context, 0, {})
     scores, targets = out_of_fold(context, 0), data.source.targets

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Report, Trial, TrialLog
 
 
 @pytest.fixture
@@ -18,8 +18,8 @@ def write_log(path) -> TrialLog:
     trial_log = TrialLog(path)
     for number in range(4):
         trial_log.start(Trial(number, {"training.epochs": number}, {"training.epochs": number}, {}))
-        trial_log.report(number, 20.0, 0.5 + number / 10)
-    trial_log.report(0, FULL_BUDGET, 0.6)
+        trial_log.report(number, Report(20.0, 0.5 + number / 10))
+    trial_log.report(0, Report(FULL_BUDGET, 0.6, 3, 0.7))
     trial_log.end(0, "complete", score=0.6, seconds=1.25)
     trial_log.end(1, "pruned", score=0.6, seconds=0.5)
     trial_log.end(2, "failed", score=None, seconds=0.1, reason="NaN")
@@ -33,6 +33,7 @@ def test_a_log_is_read_as_it_was_written(path):
     assert [trial.number for trial in loaded.interrupted] == [3]
     assert [trial.number for trial in loaded.complete(larger_is_better=True)] == [0]
     assert loaded.trials[2].reason == "NaN"
+    assert loaded.trials[0].reports == [Report(20.0, 0.5), Report(FULL_BUDGET, 0.6, incumbent=3, incumbent_score=0.7)]
 
 
 def test_former_names_of_keys_are_read_as_their_present_names(path):

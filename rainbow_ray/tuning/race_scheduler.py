@@ -1,0 +1,72 @@
+"""The scheduler of a sweep: it stops the trials that lose the race.
+
+It is rebuilt from the trial log at each start of a sweep. Ray Tune's own state is not used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from typing_extensions import override
+
+from rainbow_ray.tuning.racing import Comparison, Race
+from rainbow_ray.tuning.sweep import Sweep
+from rainbow_ray.tuning.trial import out_of_fold
+from rainbow_ray.tuning.trial_log import FULL_BUDGET
+
+# Keys of the results that trials report to Ray Tune, which takes a result with the key `done` for the last one. SCORES
+# holds the scores of all examples so far, in a list, so that Ray Tune does not look into the array.
+DONE, SCORE, SCORES = "work_done", "score", "scores"
+TOLERANCE = 1e-6  # of percentages
+
+
+class RaceScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Stops a trial once it is unlikely to become the best one.
+
+    Args:
+        sweep: The sweep. With `tune.prune` off, no trial is stopped before its end.
+
+    Attributes:
+        stopped: Ray Tune's ids of the trials that were stopped early.
+        comparisons: Newest comparison of each trial with the best complete one, by Ray Tune's id.
+        numbers: Number of each trial by Ray Tune's id, which the searcher enters.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        super().__init__()
+        self.stopped: set[str] = set()
+        self.comparisons: dict[str, Comparison] = {}
+        self.numbers: dict[str, int] = {}
+        self._prunes = sweep.config.tune.prune
+        self._fold_percent = FULL_BUDGET / len(sweep.context.train_val_indices)
+        self._race = Race(
+            sweep.context.shared, sweep.context.train_val_indices, alpha=sweep.config.tune.race_alpha,
+            larger_is_better=sweep.larger_is_better,
+        )  # fmt: skip
+        for trial in sweep.trial_log.complete(larger_is_better=sweep.larger_is_better):
+            scores = out_of_fold(sweep.context, trial.number)
+            if scores is not None and trial.score is not None:
+                self._race.add_complete(trial.number, trial.score, scores)
+                break  # they come in the order of their scores
+
+    @override
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        percent, (scores,) = result.get(DONE, FULL_BUDGET), result.get(SCORES, [None])
+        self.comparisons.pop(trial.trial_id, None)
+        if scores is None:  # the trial failed
+            return str(TrialScheduler.CONTINUE)
+        n_folds = percent / self._fold_percent
+        comparison = self._race.compare(scores, are_final=abs(n_folds - round(n_folds)) < TOLERANCE)
+        if comparison is not None:
+            self.comparisons[trial.trial_id] = comparison
+        if percent >= FULL_BUDGET:
+            self._race.add_complete(self.numbers[trial.trial_id], result[SCORE], scores)
+            return str(TrialScheduler.STOP)
+        if not self._prunes or comparison is None or not comparison.loses:
+            return str(TrialScheduler.CONTINUE)
+        self.stopped.add(trial.trial_id)
+        return str(TrialScheduler.STOP)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as of the searcher

@@ -1,0 +1,211 @@
+"""A race between trials: each is compared with the best complete trial, on the songs that it has scored so far.
+
+A sweep selects the trial with the best score over all folds. A trial is stopped once it is unlikely to become that
+trial: the songs of the folds that it has not run yet are drawn from those that it has, which gives a distribution of
+its score on all folds, and of the best trial's on the same songs. Noise and ties keep a trial alive, because only the
+fraction of draws in which it is behind counts.
+
+References:
+    Maron and Moore 1994, "Hoeffding races: accelerating model selection search for classification and function
+    approximation"; Birattari et al. 2002, "A racing algorithm for configuring metaheuristics": a paired test after each
+    block. The test here is a paired bootstrap, which needs no ranks over many blocks: Lo 1988, "A Bayesian bootstrap
+    for a finite population".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rainbow_ray.data.dataset import Dataset, mean_score_per_song
+from rainbow_ray.tasks.scores import decode_folds, is_scored
+from rainbow_ray.training.cross_validation import FitContext
+
+DRAWS = 400
+PRIOR_SONGS = 4.0  # chosen by `tests/benchmarks/racing.py`, as a whole number of songs between 1 and 16
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of a trial and of the best complete trial on the same songs.
+
+    Attributes:
+        incumbent: Number of the best complete trial.
+        score: Score of the trial.
+        incumbent_score: Score of the best complete trial.
+        loses: Whether the trial wins the sweep with a probability below the limit.
+    """
+
+    incumbent: int
+    score: float
+    incumbent_score: float
+    loses: bool
+
+
+@dataclass(frozen=True)
+class PooledScores:
+    """Scores of songs, from which the score of a trial is computed.
+
+    Attributes:
+        rows: An example of each song; for tasks on segments, each segment, `(n,)`.
+        scores: Scores of these examples, the stems of a song averaged, `(n, …)`.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+Folds = list[tuple[np.ndarray, np.ndarray]]  # indices of the training set and of the validation set of each fold
+
+
+def pool_scores(context: FitContext, folds: Folds, scores: np.ndarray, rows: np.ndarray | None = None) -> PooledScores:
+    """Return the scores that the headline metric of a trial is computed from.
+
+    Args:
+        context: Data and task of the trial.
+        folds: Indices of the training set and of the validation set of each fold.
+        scores: Scores of all examples, `(examples, …)`, NaN where there is none yet.
+        rows: Examples to use; None: those that have scores.
+
+    Returns:
+        Scores by song.
+    """
+    dataset, task = context.dataset, context.task
+    scored = np.flatnonzero(is_scored(scores, task)) if rows is None else rows
+    if context.config.training.headline in task.threshold_metrics:
+        scores = decode_folds(task, dataset.targets, folds, scores)
+    return PooledScores(*mean_score_per_song(dataset, scored, scores[scored]))
+
+
+def pooled_score(context: FitContext, folds: Folds, scores: np.ndarray) -> float | None:
+    """Return the headline metric over the songs that were scored so far.
+
+    Args:
+        context: Data and task of the trial.
+        folds: Indices of the training set and of the validation set of each fold.
+        scores: Scores of all examples, `(examples, …)`, NaN where there is none yet.
+
+    Returns:
+        The value; None where the metric is undefined.
+    """
+    pooled = pool_scores(context, folds, scores)
+    return context.task.metric(context.config.training.headline, context.dataset.targets[pooled.rows], pooled.scores)
+
+
+class Race:
+    """Decides which trials go on.
+
+    Args:
+        context: Data, task and config of the sweep.
+        folds: Indices of the training set and of the validation set of each fold.
+        alpha: Probability of winning below which a trial is stopped.
+        larger_is_better: Whether larger values of the headline metric are better.
+    """
+
+    def __init__(self, context: FitContext, folds: Folds, *, alpha: float, larger_is_better: bool) -> None:
+        self.context, self.folds, self.alpha = context, folds, alpha
+        self.sign = 1.0 if larger_is_better else -1.0
+        self.incumbent: int | None = None
+        self._incumbent_score = -math.inf
+        self._incumbent_scores: np.ndarray | None = None
+        val = np.concatenate([val for _, val in folds])
+        self._n_songs = len(np.unique(song_codes(context.dataset, np.sort(val))))
+
+    def add_complete(self, number: int, score: float, scores: np.ndarray) -> None:
+        """Add a complete trial, which is the one to beat if it is the best.
+
+        Args:
+            number: Number of the trial.
+            score: Its score on all folds.
+            scores: Its out-of-fold scores, `(examples, …)`.
+        """
+        is_better = self.sign * score > self._incumbent_score
+        is_as_good = self.sign * score == self._incumbent_score and number < (self.incumbent or 0)
+        if is_better or is_as_good:
+            self.incumbent, self._incumbent_score, self._incumbent_scores = number, self.sign * score, scores
+
+    def compare(self, scores: np.ndarray, *, are_final: bool = True) -> Comparison | None:
+        """Compare a trial with the best complete one.
+
+        Args:
+            scores: Scores of the trial so far, `(examples, …)`, NaN where there is none yet.
+            are_final: Whether these scores stay as they are. Otherwise training goes on, and the scores of these songs
+                are drawn anew, too.
+
+        Returns:
+            The comparison; None without a complete trial, and where the metric is undefined on these songs.
+        """
+        if self._incumbent_scores is None or self.incumbent is None:
+            return None
+        task, metric = self.context.task, self.context.config.training.headline
+        trial = pool_scores(self.context, self.folds, scores)
+        examples = np.flatnonzero(is_scored(scores, task))
+        incumbent = pool_scores(self.context, self.folds, self._incumbent_scores, examples)
+        targets = self.context.dataset.targets[trial.rows]
+        values = [task.metric(metric, targets, pooled.scores) for pooled in (trial, incumbent)]
+        if values[0] is None or values[1] is None:
+            return None
+        n_allowed = self.alpha * DRAWS
+        n_wins = 0
+        # each song a second time with the two trials interchanged, as the urn has it
+        targets, songs = np.concatenate([targets, targets]), song_codes(self.context.dataset, trial.rows)
+        ours, theirs = (np.concatenate(pair) for pair in ((trial.scores, incumbent.scores),
+                                                          (incumbent.scores, trial.scores)))  # fmt: skip
+        seed = self.context.config.reproducibility.seed
+        for rows in draw_all_songs(songs, self._n_songs, seed=seed, keep=are_final):
+            drawn = [task.metric(metric, targets[rows], scores[rows]) for scores in (ours, theirs)]
+            # undefined on these songs: says nothing against the trial
+            n_wins += drawn[0] is None or drawn[1] is None or self.sign * (drawn[0] - drawn[1]) >= 0
+            if n_wins >= n_allowed:
+                break
+        return Comparison(self.incumbent, values[0], values[1], loses=n_wins < n_allowed)
+
+
+def song_codes(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return the song of some examples.
+
+    Args:
+        dataset: Dataset of the examples.
+        rows: Examples in ascending order, int64 `(n,)`; of tasks on segments, all segments of each song.
+
+    Returns:
+        Numbers from 0, `(n,)`.
+    """
+    if dataset.sequence_index is None:
+        return pd.factorize(dataset.songs[rows])[0] if dataset.songs is not None else np.arange(len(rows))
+    sizes = [len(song) for song in dataset.sequence_index.group_by_song(rows)]
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def draw_all_songs(songs: np.ndarray, n_songs: int, *, seed: int, keep: bool) -> Iterator[np.ndarray]:
+    """Draw samples of all songs, given some of them and their doubles.
+
+    The songs that are not given are drawn from a Pólya urn. It holds the given songs and, with a total weight of
+    `PRIOR_SONGS`, their doubles, on which the two trials are interchanged: before any song is seen, both are equal.
+    Without them, a trial that was not better on any of a few songs could never be better on one.
+
+    Args:
+        songs: Song of each example, from 0, `(examples,)`.
+        n_songs: Number of songs of each sample.
+        seed: Seed of the draws.
+        keep: Whether each sample contains the given songs, and only the others are drawn.
+
+    Yields:
+        Indices of the examples of a sample, `DRAWS` times; those of doubles begin at `len(songs)`.
+
+    Reference:
+        Lo 1988, "A Bayesian bootstrap for a finite population", section 2.
+    """
+    rng = np.random.default_rng(seed)
+    n_given = int(songs.max()) + 1
+    n_drawn = max(0, n_songs - n_given) if keep else n_songs
+    weights = np.repeat([1.0, PRIOR_SONGS / n_given], n_given)
+    kept = np.repeat([int(keep), 0], n_given)
+    examples, urn = np.arange(2 * len(songs)), np.concatenate([songs, songs + n_given])
+    for _ in range(DRAWS):
+        counts = kept + rng.multinomial(n_drawn, rng.dirichlet(weights))
+        yield np.repeat(examples, counts[urn])
