@@ -47,7 +47,7 @@ def test_insufficient_disk_space_is_rejected(songs_file, tiny_encoder, monkeypat
     output = io.StringIO()
     estimate = estimate_sweep(plan, data, 2)
     assert estimate.closing_seconds > 0
-    sweep_plan.print_sweep_header(SweepPlan(plan, None, parameters), data, 2, estimate, Console(file=output))
+    sweep_plan.print_sweep_header(SweepPlan(plan, None, parameters), data, 2, "3 s", Console(file=output))
     assert "2 in parallel" in output.getvalue()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     with pytest.raises(InputError, match=r"--output-dir: .*free some"):

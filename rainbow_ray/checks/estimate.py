@@ -18,6 +18,8 @@ from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
 from rainbow_ray.training.schedule import HEAD_STEP_SECONDS, schedule_of_fit, share_one_worker
+from rainbow_ray.tuning.trial_cost import SOLUTION_SECONDS, CostModel, CostRates
+from rainbow_ray.utils.number_format import format_duration
 
 USABLE_MEMORY = 0.9  # fraction; the rest is for the system and fragmentation
 MAX_SHOWN_EXAMPLES = 100_000
@@ -25,9 +27,7 @@ MAX_SHOWN_EXAMPLES = 100_000
 # `seconds.parts` of real runs.
 STARTS_WITH_FOLDS, STARTS_WITH_ONE_SPLIT = 6.5, 5.0
 STARTS_SHARED = 5.0  # where folds and refit share one worker, beside which the baselines are computed
-SOLUTION_SECONDS = 1.0  # of a classifier of a few songs that is solved for all penalties and inner folds
 BASELINE_PASSES, BASELINE_SECONDS = 3, 5  # baselines read every layer of the encoder, and fit four small models
-BACKWARD_COST = 3  # forward and backward pass of all layers, in forward passes
 CLOSING_SECONDS = 60  # of a sweep's end, apart from its fits
 
 
@@ -106,9 +106,9 @@ def estimate_run(
     fits = f", {n_folds} folds and a refit" if n_folds > 1 else ""
     price = plan.config.logging.usd_per_hour
     cost = f", ${total_seconds / 3600 * price:.3f}" if price is not None else "; add --usd-per-hour for the cost"
-    training_time = f"{_format_seconds(fits_seconds)} of training ({schedule.description}{fits})"
+    training_time = f"{format_duration(fits_seconds)} of training ({schedule.description}{fits})"
     parts = f"{training_time}, the rest for the start and the baselines"
-    return CheckResult("ok", "the run", f"about {_format_seconds(total_seconds)}{cost}: {parts}")
+    return CheckResult("ok", "the run", f"about {format_duration(total_seconds)}{cost}: {parts}")
 
 
 def _fit_seconds(profile: ModelProfile, schedule: TrainingSchedule, n_train: float, n_val: float) -> float:
@@ -131,21 +131,18 @@ class SweepEstimate:
     """Estimated cost of a sweep.
 
     Attributes:
-        text: Time and cost, as a sentence.
+        costs: Forecasts the cost of a trial.
         closing_seconds: Time after the last trial: revalidation and the run of the best config.
         disk: Whether its models fit on the disk.
     """
 
-    text: str
+    costs: CostModel
     closing_seconds: float
     disk: CheckResult
 
 
 def estimate_trials(plan: RunPlan, data: PreparedData, n_concurrent: int) -> SweepEstimate:
-    """Estimate time and cost of a sweep.
-
-    The lower end is for trials that cost as much as the default config, as measured here. The upper end is for trials
-    that train all layers, extrapolated from one pass of the layers that the default config reads.
+    """Estimate time and disk space of a sweep, from measurements of the default config's model.
 
     Args:
         plan: Plan of the sweep.
@@ -159,29 +156,23 @@ def estimate_trials(plan: RunPlan, data: PreparedData, n_concurrent: int) -> Swe
         InputError: The model cannot be built.
     """
     _, profile = check_model(plan, data)
-    tuning, n_folds = plan.config.tune, data.split.n_folds
-    n_train, n_val = (len(indices) for indices in data.split.train_val_indices(0))
-    schedule = schedule_of_fit(plan.config, data.source, data.task, plan.input_spec, n_train)
-    encoder = profile.components.model.text
-    depth_factor = encoder.body.config.num_hidden_layers / max(1, encoder.depth) if encoder is not None else 1.0
-    full_encode_seconds = profile.encode_seconds * depth_factor  # of one example through all layers
-    if profile.components.model.has_frozen_features:
-        low_trial = n_folds * _head_seconds(schedule)
-    else:
-        steps = schedule.total_steps * profile.step_seconds
-        low_trial = n_folds * (steps + schedule.epochs * n_val * profile.encode_seconds)
-    high_trial = n_folds * schedule.epochs * (BACKWARD_COST * n_train + n_val) * full_encode_seconds
-    low, high = (seconds * tuning.trials / n_concurrent for seconds in (low_trial, max(low_trial, high_trial)))
-    closing_seconds = 2 * tuning.revalidation_seeds * low_trial / n_concurrent + CLOSING_SECONDS
-    price = plan.config.logging.usd_per_hour
-    cost = f" (${low / 3600 * price:.3f} to ${high / 3600 * price:.3f})" if price is not None else ""
-    text = (
-        f"Expected: {_format_seconds(low)} if all trials cost as much as the default config, {_format_seconds(high)} if"
-        f" all train every layer and none is stopped early{cost}; then about {_format_seconds(closing_seconds)} for the"
-        " revalidation and the run of the best config"
-    )
+    folds = [data.split.train_val_indices(fold) for fold in range(data.split.n_folds)]
+    costs = CostModel(data.source, data.task, plan.input_spec, folds, _cost_rates(profile))
+    trial_seconds = costs.forecast(plan.config).seconds
+    tuning = plan.config.tune
+    # the best config may cost more than the default one, whose time is known: the stopper reserves the difference
+    closing_seconds = 2 * tuning.revalidation_seeds * trial_seconds / n_concurrent + CLOSING_SECONDS
     models_mb = disk_needed_mb(data, profile) * (tuning.keep_best_models + n_concurrent + 2)
-    return SweepEstimate(text, closing_seconds, check_disk(Path(plan.config.logging.output_dir), models_mb))
+    return SweepEstimate(costs, closing_seconds, check_disk(Path(plan.config.logging.output_dir), models_mb))
+
+
+def _cost_rates(profile: ModelProfile) -> CostRates:
+    """Return the time of one layer: the measured pass divided by the layers that it ran."""
+    model = profile.components.model
+    bodies = [getattr(encoder, "body", None) for encoder in (model.text, model.audio)]
+    totals = [int(getattr(getattr(body, "config", None), "num_hidden_layers", 0)) for body in bodies]
+    n_read = sum(int(getattr(encoder, "depth", 0)) for encoder in (model.text, model.audio))
+    return CostRates(profile.encode_seconds / max(1, n_read), *totals)
 
 
 def disk_needed_mb(data: PreparedData, profile: ModelProfile) -> float:
@@ -201,9 +192,3 @@ def disk_needed_mb(data: PreparedData, profile: ModelProfile) -> float:
 
 def _format_bytes(n_bytes: float) -> str:
     return f"{n_bytes / 2**30:.1f} GB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MB"
-
-
-def _format_seconds(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -69,6 +69,7 @@ HASH_EXCLUDED: dict[str, Any] = {
         "workers_per_trial",
         "prune",
         "race_alpha",
+        "cost_aware",
         "revalidation_seeds",
         "keep_best_models",
         "budget_minutes",
@@ -109,6 +110,9 @@ class TuneConfig(Section):
         0.05,
         description="probability of becoming the best trial below which a trial is stopped, by a paired bootstrap over"
         " the songs of the folds that it has run",
+    )
+    cost_aware: bool = Field(
+        True, description="prefer trials that are expected to take less time, the less so the further the sweep is"
     )
     revalidation_seeds: PositiveInt = Field(
         3, description="number of new splits on which the best config is compared with the default config"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import time
 from dataclasses import dataclass
 
@@ -25,7 +26,9 @@ from rainbow_ray.setup.validate import check_values
 from rainbow_ray.training.loggers import wandb_notes
 from rainbow_ray.tuning.bbc_cv import min_detectable_difference
 from rainbow_ray.tuning.search_space import SearchParameters, Space, explore, find_conflicting_settings, load_space
+from rainbow_ray.tuning.sweep_forecast import SweepForecast
 from rainbow_ray.utils.errors import InputError
+from rainbow_ray.utils.number_format import format_duration
 
 MIN_TRIAL_SECONDS = 5.0  # for all trials together; a budget that leaves less time is rejected
 
@@ -138,7 +141,7 @@ def prepare_sweep_data(plan: RunPlan) -> PreparedData:
 
 
 def estimate_sweep(plan: RunPlan, data: PreparedData, n_concurrent: int) -> SweepEstimate:
-    """Estimate time, cost and disk space of a sweep.
+    """Estimate the time of trials and the disk space of a sweep.
 
     Args:
         plan: Plan of the sweep.
@@ -157,16 +160,37 @@ def estimate_sweep(plan: RunPlan, data: PreparedData, n_concurrent: int) -> Swee
     return estimate
 
 
+def describe_forecast(config: Config, forecast: SweepForecast, n_ended: int, closing_seconds: float) -> str:
+    """Return the expected time and cost of the trials that are left, and of what follows them.
+
+    Args:
+        config: The config.
+        forecast: Forecasts the time of trials.
+        n_ended: Number of trials that ended in earlier starts.
+        closing_seconds: Time after the last trial.
+
+    Returns:
+        A sentence.
+    """
+    expected, price = forecast.time_left(n_ended), config.logging.usd_per_hour
+    n_left = max(0, config.tune.trials - n_ended)
+    cost = f", ${expected.low / 3600 * price:.3f} to ${expected.high / 3600 * price:.3f}" if price is not None else ""
+    return (
+        f"Expected: {expected.text}{cost} for {n_left} trials of this search space; then about"
+        f" {format_duration(closing_seconds)} for the revalidation and the run of the best config"
+    )
+
+
 def print_sweep_header(
-    sweep: SweepPlan, data: PreparedData, n_concurrent: int, estimate: SweepEstimate, console: Console
+    sweep: SweepPlan, data: PreparedData, n_concurrent: int, expected: str, console: Console
 ) -> None:
-    """Print the data, the hyperparameters, the smallest difference that can be detected, the estimate and all notes.
+    """Print the data, the hyperparameters, the smallest difference that can be detected, the forecast and all notes.
 
     Args:
         sweep: The sweep.
         data: Prepared data.
         n_concurrent: Trials that run in parallel.
-        estimate: Time and cost.
+        expected: What `describe_forecast` returned.
         console: Where it is printed.
     """
     split, plan = data.split, sweep.plan
@@ -181,39 +205,47 @@ def print_sweep_header(
         f" search space of {space}",
         f"{n_songs} scored songs can show a difference in accuracy of {min_detectable_difference(n_songs):.2f} between"
         " two configs; smaller differences are chance",
-        estimate.text,
+        expected,
         *(f"Note: {note}" for note in notes),
     ]
     for line in lines:
         console.print(line)
 
 
-def budget_seconds(config: Config, started: float, closing_seconds: float) -> float | None:
+def budget_seconds(
+    config: Config, started: float, closing_seconds: float, trial_seconds: float = MIN_TRIAL_SECONDS
+) -> float | None:
     """Return how long trials may run.
 
     Args:
         config: The config.
         started: Time at which the command started, on the clock of `time.perf_counter()`.
         closing_seconds: Estimated time after the last trial, which is reserved.
+        trial_seconds: Estimated time of one trial, the least that is of use.
 
     Returns:
         Seconds from now on; None without a budget.
 
     Raises:
-        InputError: The budget leaves no time for trials.
+        InputError: The budget leaves no time for a trial.
     """
     tuning, price = config.tune, config.logging.usd_per_hour
-    limits = [tuning.budget_minutes * 60] if tuning.budget_minutes is not None else []
+    limits = {"--budget-minutes": tuning.budget_minutes * 60} if tuning.budget_minutes is not None else {}
     if tuning.budget_usd is not None and price:
-        limits.append(tuning.budget_usd / price * 3600)
+        limits["--budget-usd"] = tuning.budget_usd / price * 3600
     if not limits:
         return None
+    flag = min(limits, key=lambda name: limits[name])
     spent_seconds = time.perf_counter() - started
-    remaining_seconds = min(limits) - spent_seconds - closing_seconds
-    if remaining_seconds < MIN_TRIAL_SECONDS:
+    remaining_seconds = limits[flag] - spent_seconds - closing_seconds
+    if remaining_seconds < max(trial_seconds, MIN_TRIAL_SECONDS):
+        least_seconds = spent_seconds + closing_seconds + max(trial_seconds, MIN_TRIAL_SECONDS)
+        least = f"--budget-minutes {math.ceil(least_seconds / 6) / 10:g}"
+        if flag == "--budget-usd" and price:
+            least = f"--budget-usd {math.ceil(least_seconds / 3600 * price * 1000) / 1000:g}"
         raise InputError(
-            f"--budget-minutes, --budget-usd: {min(limits) / 60:.1f} minutes are too few: the start took"
-            f" {spent_seconds / 60:.1f}, and the end (revalidation, the run of the best config) takes about"
-            f" {closing_seconds / 60:.1f}; allow at least {(spent_seconds + closing_seconds) / 60 + 1:.0f}"
+            f"{flag}: {limits[flag] / 60:.1f} minutes are too few for one trial: the start took"
+            f" {spent_seconds / 60:.1f}, a trial of the default config takes about {trial_seconds / 60:.1f}, and the"
+            f" end (revalidation, the run of the best config) about {closing_seconds / 60:.1f}; at least {least} works"
         )
     return remaining_seconds

@@ -19,6 +19,7 @@ from rainbow_ray.runs.context import RunContext
 from rainbow_ray.runs.run_dir import RunDir, save_data_profile
 from rainbow_ray.runs.sweep_plan import SweepPlan
 from rainbow_ray.runs.sweep_results import save_sweep
+from rainbow_ray.runs.time_left import TimeLeft
 from rainbow_ray.runs.trial_progress import TrialProgress
 from rainbow_ray.setup import prepare
 from rainbow_ray.setup.plan import make_plan
@@ -26,6 +27,7 @@ from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.search_space import Space
 from rainbow_ray.tuning.sweep import Sweep
+from rainbow_ray.tuning.sweep_forecast import SweepForecast
 from rainbow_ray.tuning.trial import TrialContext, make_rungs
 from rainbow_ray.tuning.trial_log import TrialLog
 from rainbow_ray.tuning.trial_loggers import WandbTrialLogger
@@ -33,13 +35,17 @@ from rainbow_ray.tuning.tuner import KeepBest, run_sweep
 from rainbow_ray.utils.errors import InputError, TrainingError
 
 
-def run_trials(run: RunContext, sweep_plan: SweepPlan, trial_resources: TrialResources, seconds: float | None) -> None:
+def run_trials(
+    run: RunContext, sweep_plan: SweepPlan, trial_resources: TrialResources, forecast: SweepForecast,
+    seconds: float | None,
+) -> None:  # fmt: skip
     """Run the trials that are missing; when all have ended or the budget is spent, write the results of the sweep.
 
     Args:
         run: The sweep, as a run.
         sweep_plan: Search space and its parameters.
         trial_resources: Resources of each trial.
+        forecast: Forecasts the time of trials.
         seconds: Budget of time, or None.
 
     Raises:
@@ -48,16 +54,18 @@ def run_trials(run: RunContext, sweep_plan: SweepPlan, trial_resources: TrialRes
     """
     run_dir, console = run.run_dir, run.console
     save_data_profile(run_dir, run.data)
-    sweep = make_sweep(run, sweep_plan.space, trial_resources)
+    sweep = make_sweep(run, sweep_plan.space, trial_resources, forecast)
     trial_log = sweep.trial_log
     n_before = len(trial_log.ended)
     if n_before:
         console.print(f"{n_before} trials have ended before, {len(trial_log.interrupted)} were interrupted")
-    headline = run.plan.config.training.headline
+    time_left, headline = TimeLeft(sweep, console), run.plan.config.training.headline
     n_folds, larger = len(sweep.context.train_val_indices), sweep.larger_is_better
-    with TrialProgress(console, headline, sweep.n_trials, n_folds, larger_is_better=larger) as progress:
+    with TrialProgress(
+        console, headline, sweep.n_trials, n_folds, larger_is_better=larger, time_left=time_left.text
+    ) as progress:
         progress.add_earlier(trial_log.ended)
-        trial_log.watchers += [progress, KeepBest(sweep), *open_loggers(run.plan.config, run_dir)]
+        trial_log.watchers += [time_left, progress, KeepBest(sweep), *open_loggers(run.plan.config, run_dir)]
         run_sweep(sweep, seconds=seconds)
     run.stopwatch.mark("trials")
     n_missing = sweep.n_trials - len(trial_log.ended)
@@ -70,13 +78,16 @@ def run_trials(run: RunContext, sweep_plan: SweepPlan, trial_resources: TrialRes
     shutil.rmtree(run_dir.file("frozen_features"), ignore_errors=True)
 
 
-def make_sweep(run: RunContext, space: Space, trial_resources: TrialResources) -> Sweep:
+def make_sweep(
+    run: RunContext, space: Space, trial_resources: TrialResources, forecast: SweepForecast | None = None
+) -> Sweep:
     """Return what every part of the sweep works with.
 
     Args:
         run: The sweep, as a run.
         space: Search space.
         trial_resources: Resources of each trial.
+        forecast: Forecasts the time of trials, or None.
 
     Returns:
         The sweep, with the trials of earlier starts.
@@ -101,6 +112,7 @@ def make_sweep(run: RunContext, space: Space, trial_resources: TrialResources) -
         plan.task.larger_is_better(plan.config.training.headline),
         functools.partial(prepare_variant, data=run.data, shared=shared),
         encoder_cache.export_weights(plan.input_spec.text) if plan.input_spec.text and shares_weights else None,
+        forecast,
     )
 
 

@@ -86,24 +86,36 @@ def _run_on_ray(
     sweep: SweepPlan, run_dir: RunDir | None, resources: RayResources, console: Console, stopwatch: Stopwatch
 ) -> None:
     """Prepare the data, print the header, and run the sweep unless this is a dry run."""
-    from rainbow_ray.runs.sweep_plan import budget_seconds, estimate_sweep, prepare_sweep_data, print_sweep_header
+    from rainbow_ray.runs.sweep_plan import (
+        budget_seconds,
+        describe_forecast,
+        estimate_sweep,
+        prepare_sweep_data,
+        print_sweep_header,
+    )
+    from rainbow_ray.tuning.sweep_forecast import SweepForecast
 
     for line in describe_dashboard(resources):
         console.print(line)
-    trial_resources = _allocate(sweep.config, resources)
+    config, trial_resources = sweep.config, _allocate(sweep.config, resources)
     data = prepare_sweep_data(sweep.plan)
     stopwatch.mark("data")
     n_concurrent = trial_resources.max_concurrent
     estimate = estimate_sweep(sweep.plan, data, n_concurrent)
-    print_sweep_header(sweep, data, n_concurrent, estimate, console)
-    seconds = budget_seconds(sweep.config, stopwatch.started, estimate.closing_seconds)
+    forecast = SweepForecast(estimate.costs, sweep.space, config, n_concurrent)
+    n_ended = forecast.observe_log(run_dir.file("trials.jsonl")) if run_dir is not None else 0
+    expected = describe_forecast(config, forecast, n_ended, estimate.closing_seconds)
+    print_sweep_header(sweep, data, n_concurrent, expected, console)
+    trial_seconds = estimate.costs.forecast(config).seconds
+    seconds = budget_seconds(config, stopwatch.started, estimate.closing_seconds, trial_seconds)
     if run_dir is None:
         return
 
     from rainbow_ray.runs.context import RunContext
     from rainbow_ray.runs.sweep_trials import run_trials
 
-    run_trials(RunContext(sweep.plan, data, run_dir, resources, console, stopwatch), sweep, trial_resources, seconds)
+    run = RunContext(sweep.plan, data, run_dir, resources, console, stopwatch)
+    run_trials(run, sweep, trial_resources, forecast, seconds)
 
 
 def _allocate(config: Config, resources: RayResources) -> TrialResources:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import distribution_to_json
 from ray.tune.search import Searcher
@@ -22,10 +23,15 @@ from rainbow_ray.tuning.optuna_study import TRIAL_STATES, direction_of, make_stu
 from rainbow_ray.tuning.race_scheduler import DONE, SCORE, RaceScheduler
 from rainbow_ray.tuning.search_space import apply_values, default_trial
 from rainbow_ray.tuning.sweep import Sweep, input_key
-from rainbow_ray.tuning.trial_log import FULL_BUDGET, Report, Trial
+from rainbow_ray.tuning.sweep_forecast import N_CANDIDATES, choice_weights
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, Report, State, Trial
 from rainbow_ray.utils.errors import InputError
 
-FAILED, DISK_FULL = "failed", "disk_full"  # further keys of the results that trials report to Ray Tune
+# further keys of the results that trials report to Ray Tune
+FAILED, DISK_FULL, SECONDS = "failed", "disk_full", "seconds"
+
+Proposal = tuple[optuna.Trial, dict[str, Any]]  # a trial of the study, and its config values
+Budget = tuple[float, float]  # the fraction that is spent, and the seconds that are left
 
 
 class TPESearcher(Searcher):  # type: ignore[misc]
@@ -35,9 +41,13 @@ class TPESearcher(Searcher):  # type: ignore[misc]
     again first, then trial 0, which is the config itself. Running trials stay in the study, so that the constant liar
     keeps concurrent proposals away from them. Trials that the scheduler stopped are told as pruned.
 
+    With `tune.cost_aware`, the sampler makes several proposals for each trial, and a cheap one is chosen with a higher
+    probability (see `choice_weights`). The others are told as failed, which the sampler ignores.
+
     Args:
         sweep: The sweep, with its search space and trial log.
         on_disk_full: Called with the error message when a trial reports that no space is left on the disk.
+        budget: Returns the fraction of the budget of time that is spent and the seconds that are left; None: no budget.
 
     Attributes:
         study: The Optuna study.
@@ -49,9 +59,11 @@ class TPESearcher(Searcher):  # type: ignore[misc]
         "Kriging is well-suited to parallelize optimization".
     """
 
-    def __init__(self, sweep: Sweep, on_disk_full: Callable[[str], None]) -> None:
+    def __init__(
+        self, sweep: Sweep, on_disk_full: Callable[[str], None], budget: Callable[[], Budget] | None = None
+    ) -> None:
         super().__init__(metric=SCORE, mode="max" if sweep.larger_is_better else "min")
-        self.sweep, self.trial_log, self.on_disk_full = sweep, sweep.trial_log, on_disk_full
+        self.sweep, self.trial_log, self.on_disk_full, self.budget = sweep, sweep.trial_log, on_disk_full, budget
         direction = direction_of(larger_is_better=sweep.larger_is_better)
         self.study = make_study(direction, _make_sampler(sweep))
         self.scheduler = RaceScheduler(sweep)
@@ -91,18 +103,14 @@ class TPESearcher(Searcher):  # type: ignore[misc]
         if trial.ended:
             return
         self.on_trial_result(trial_id, result)  # Ray Tune passes the last result to this method only
-        seconds = time.monotonic() - self._started_at[trial_id]
-        if error:
-            reason = f"its worker died {RESTARTS + 1} times"
-            self.trial_log.end(number, "failed", score=None, seconds=seconds, reason=reason)
-        elif FAILED in result:
-            self.trial_log.end(number, "failed", score=None, seconds=seconds, reason=result[FAILED])
-        elif trial.reports and trial.reports[-1].percent >= FULL_BUDGET:
-            self.trial_log.end(number, "complete", score=trial.reports[-1].score, seconds=seconds)
-        elif trial_id in self.scheduler.stopped:
-            self.trial_log.end(number, "pruned", score=trial.reports[-1].score, seconds=seconds)
-        else:
+        outcome = self._outcome(trial_id, trial, result, error=error)
+        if outcome is None:
             return  # the sweep was interrupted: its next start runs this trial again
+        state, score, reason = outcome
+        seconds = time.monotonic() - self._started_at[trial_id]
+        if state != "failed" and self.sweep.forecast is not None:
+            self.sweep.forecast.observe(trial, result.get(SECONDS, seconds))
+        self.trial_log.end(number, state, score=score, seconds=seconds, reason=reason)
         self._tell(trial_id, self.trial_log.trials[number])
 
     @override
@@ -112,6 +120,20 @@ class TPESearcher(Searcher):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray Tune pickles the searcher for a restore that is never used
 
+    def _outcome(
+        self, trial_id: str, trial: Trial, result: dict[str, Any], *, error: bool
+    ) -> tuple[State, float | None, str] | None:
+        """Return how a trial ended, its score, and why it failed; None where it was interrupted."""
+        if error:
+            return "failed", None, f"its worker died {RESTARTS + 1} times"
+        if FAILED in result:
+            return "failed", None, result[FAILED]
+        if trial.reports and trial.reports[-1].percent >= FULL_BUDGET:
+            return "complete", trial.reports[-1].score, ""
+        if trial_id in self.scheduler.stopped:
+            return "pruned", trial.reports[-1].score, ""
+        return None
+
     def _next_trial(self, trial_id: str) -> Trial:
         """Return an interrupted trial, the config itself, or a new proposal of the sampler."""
         if not self._interrupted and self.trial_log.trials:
@@ -120,19 +142,51 @@ class TPESearcher(Searcher):  # type: ignore[misc]
         if trial.params:
             # it runs in the study as well, so that the constant liar keeps concurrent proposals away from its point
             self.study.enqueue_trial(trial.params)
-            self._ask(trial_id)
+            self._optuna_trials[trial_id], _ = self._ask(trial.number)
         return trial
 
     def _propose(self, trial_id: str) -> Trial:
-        values = self._ask(trial_id)
-        optuna_trial = self._optuna_trials[trial_id]
+        number = self._next_number()
+        optuna_trial, values = self._choose([self._ask(number) for _ in range(self._n_candidates)], number)
+        self._optuna_trials[trial_id] = optuna_trial
         distributions = {key: distribution_to_json(value) for key, value in optuna_trial.distributions.items()}
-        return Trial(self._next_number(), values, dict(optuna_trial.params), distributions)
+        return Trial(number, values, dict(optuna_trial.params), distributions)
 
-    def _ask(self, trial_id: str) -> dict[str, Any]:
-        """Start a trial in the study; return its config values."""
-        self._optuna_trials[trial_id] = self.study.ask()
-        return self.sweep.space.draw(self._optuna_trials[trial_id])
+    def _ask(self, number: int) -> Proposal:
+        """Start a trial in the study; return it with its config values."""
+        optuna_trial = self.study.ask()
+        return optuna_trial, self.sweep.space.draw(_NumberedTrial(optuna_trial, number))
+
+    @property
+    def _n_candidates(self) -> int:
+        return N_CANDIDATES if self.sweep.config.tune.cost_aware and self.sweep.forecast is not None else 1
+
+    def _choose(self, proposals: list[Proposal], number: int) -> Proposal:
+        """Choose a proposal by its forecast cost; end the others in the study."""
+        if len(proposals) == 1:
+            return proposals[0]
+        costs = np.array([self._forecast_seconds(values) for _, values in proposals])
+        n_started = len(self.trial_log.trials)
+        spent, seconds_left = self.budget() if self.budget is not None else (0.0, np.inf)
+        exponent = 1 - min(1.0, max(spent, n_started / self.sweep.n_trials))
+        weights = choice_weights(costs, exponent)
+        if (costs <= seconds_left).any():  # a trial that the budget would stop brings nothing
+            weights = np.where(costs <= seconds_left, weights, 0.0)
+        rng = np.random.default_rng([self.sweep.config.reproducibility.seed, number])
+        chosen = int(rng.choice(len(proposals), p=weights / weights.sum()))
+        for index, (optuna_trial, _) in enumerate(proposals):
+            if index != chosen:
+                self.study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
+        return proposals[chosen]
+
+    def _forecast_seconds(self, values: dict[str, Any]) -> float:
+        """Return the forecast seconds of a proposal; 0 for an invalid one, which fails at once."""
+        assert self.sweep.forecast is not None
+        try:
+            config = apply_values(self.sweep.config, values, "a proposal")
+        except InputError:
+            return 0.0
+        return self.sweep.forecast.costs.forecast(config).seconds
 
     def _tell(self, trial_id: str, trial: Trial) -> None:
         optuna_trial = self._optuna_trials.get(trial_id)
@@ -170,6 +224,16 @@ class TPESearcher(Searcher):  # type: ignore[misc]
         except InputError as error:
             return {"error": str(error)}
         return {"fit_context": self._variants[key]} if key in self._variants else {}
+
+
+class _NumberedTrial:
+    """An Optuna trial under the number that it has in the sweep: a study has further trials, which were not chosen."""
+
+    def __init__(self, trial: optuna.Trial, number: int) -> None:
+        self._trial, self.number = trial, number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
 
 
 def _make_sampler(sweep: Sweep) -> optuna.samplers.TPESampler:

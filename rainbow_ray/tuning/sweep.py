@@ -10,6 +10,7 @@ from rainbow_ray.config.schema import Config
 from rainbow_ray.distributed.resources import TrialResources
 from rainbow_ray.training.cross_validation import FitContext
 from rainbow_ray.tuning.search_space import Space
+from rainbow_ray.tuning.sweep_forecast import SweepForecast
 from rainbow_ray.tuning.trial import TrialContext
 from rainbow_ray.tuning.trial_log import TrialLog
 
@@ -27,6 +28,7 @@ class Sweep:
         larger_is_better: Whether larger values of the headline metric are better.
         prepare: Returns the data of a config that reads its inputs differently (see `input_key`).
         weights: Weights of the frozen encoder that all actors share, or None.
+        forecast: Forecasts the time of trials, or None.
     """
 
     config: Config
@@ -37,6 +39,7 @@ class Sweep:
     larger_is_better: bool
     prepare: Callable[[Config], FitContext]
     weights: dict[str, Any] | None = None
+    forecast: SweepForecast | None = None
 
     @property
     def n_trials(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import math
 import os
 import shutil
 import time
@@ -21,7 +22,7 @@ from typing_extensions import override
 from rainbow_ray.modalities import encoder_cache
 from rainbow_ray.model.device import is_broken
 from rainbow_ray.training.cross_validation import RESTARTS, user_facing_error
-from rainbow_ray.tuning.optuna_searcher import DISK_FULL, FAILED, TPESearcher
+from rainbow_ray.tuning.optuna_searcher import DISK_FULL, FAILED, SECONDS, TPESearcher
 from rainbow_ray.tuning.race_scheduler import DONE, SCORE, SCORES
 from rainbow_ray.tuning.sweep import Sweep
 from rainbow_ray.tuning.trial import remove_models, run_trial
@@ -103,7 +104,7 @@ class SweepStopper(tune.Stopper):  # type: ignore[misc]
         self.sweep = sweep
         self.is_out_of_time, self.disk_error = False, ""
         self.signal = DeferredSignal()
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._seconds, self._started_at = seconds, time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         """Return False: the stopper stops no single trial."""
@@ -111,9 +112,20 @@ class SweepStopper(tune.Stopper):  # type: ignore[misc]
 
     @override
     def stop_all(self) -> bool:
-        if self._deadline is not None:
-            self.is_out_of_time = time.monotonic() + self._extra_seconds_at_end() > self._deadline
+        self.is_out_of_time = self.budget()[1] < 0
         return self.is_out_of_time or bool(self.disk_error) or self.signal.signal_number is not None
+
+    def budget(self) -> tuple[float, float]:
+        """Return how far the time limit is used up.
+
+        Returns:
+            The fraction that is spent, and the seconds that are left for trials; 0 and infinity without a limit.
+        """
+        if self._seconds is None:
+            return 0.0, math.inf
+        spent = time.monotonic() - self._started_at
+        seconds = self._seconds - self._extra_seconds_at_end()
+        return spent / max(seconds, 1e-9), seconds - spent
 
     def stop_for_full_disk(self, message: str) -> None:
         """Stop all trials, because no space is left on the disk.
@@ -166,7 +178,7 @@ class KeepBest:
 def _make_tuner(sweep: Sweep, stopper: SweepStopper, storage: Path, n_samples: int) -> tune.Tuner:
     import ray
 
-    searcher = TPESearcher(sweep, stopper.stop_for_full_disk)
+    searcher = TPESearcher(sweep, stopper.stop_for_full_disk, stopper.budget)
     references = [ray.put(sweep.context), ray.put(sweep.weights) if sweep.weights is not None else None]
 
     def trainable(config: dict[str, Any]) -> None:
@@ -197,7 +209,7 @@ def _run_in_actor(references: list[Any], config: dict[str, Any]) -> None:
     started, number = time.perf_counter(), config["number"]
 
     def report(percent: float, score: float, scores: np.ndarray) -> None:
-        tune.report({DONE: percent, SCORE: score, SCORES: [scores], "seconds": time.perf_counter() - started})
+        tune.report({DONE: percent, SCORE: score, SCORES: [scores], SECONDS: time.perf_counter() - started})
 
     context = _fetch(references)
     try:

@@ -129,3 +129,17 @@ def _decimals(values: Sequence[float]) -> int:
 
 def _without_zeros(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration.
+
+    Args:
+        seconds: The duration.
+
+    Returns:
+        Seconds below two minutes, minutes below two hours, otherwise hours.
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -79,5 +79,5 @@ def sweep(tmp_path):
     context.folder.mkdir()
     return SimpleNamespace(
         config=context.shared.config, space=Space(suggest, "test:space", __file__), context=context,
-        larger_is_better=True, trial_log=TrialLog(tmp_path / "trials.jsonl"),
+        larger_is_better=True, trial_log=TrialLog(tmp_path / "trials.jsonl"), forecast=None, n_trials=30,
     )  # fmt: skip

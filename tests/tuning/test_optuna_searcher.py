@@ -16,6 +16,8 @@ from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.tuning.optuna_searcher import DISK_FULL, FAILED, TPESearcher
 from rainbow_ray.tuning.race_scheduler import DONE, SCORE, SCORES
 from rainbow_ray.tuning.search_space import Space
+from rainbow_ray.tuning.sweep_forecast import N_CANDIDATES, SweepForecast
+from rainbow_ray.tuning.trial_cost import TrialCost
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, TrialLog
 from tests.tuning.conftest import N_FOLDS, scores_of
 
@@ -151,6 +153,67 @@ def test_without_pruning_all_trials_complete(sweep):
     run(sweep, searcher, "b", [0.2, 1.0, 1.0, 1.0, 1.0])
     assert sweep.trial_log.trials[1].score == pytest.approx(0.84)
     assert sweep.trial_log.trials[1].reports[0].incumbent_score == pytest.approx(0.8), "shown although it has no effect"
+
+
+class DropoutCosts:
+    """Forecasts that a trial with a dropout above a half takes ten times as long."""
+
+    def forecast(self, config) -> TrialCost:
+        return TrialCost(100.0 if config.model.classifier.dropout > 0.5 else 10.0, trains_encoder=False)
+
+    def observe(self, config, work: float, seconds: float) -> None:
+        pass
+
+
+def suggest_dropout(trial) -> None:
+    trial.suggest_float("model.classifier.dropout", 0.0, 0.99)
+
+
+def propose_by_cost(sweep, n_trials: int, budget=None, *, cost_aware: bool = True) -> list[float]:
+    """Return the dropouts of proposals, one after the other, each of which scores the same."""
+    sweep.space = Space(suggest_dropout, "s", __file__)
+    sweep.config.tune.cost_aware, sweep.config.tune.trials, sweep.n_trials = cost_aware, n_trials, n_trials
+    sweep.forecast = SweepForecast(DropoutCosts(), sweep.space, sweep.config, 1)
+    searcher = TPESearcher(sweep, lambda message: None, budget)
+    for i in range(n_trials):
+        run(sweep, searcher, f"t{i}", 0.8)
+    numbers = sorted(sweep.trial_log.trials)
+    assert numbers == list(range(n_trials)), "proposals that were not chosen take no number"
+    states = [trial.state.name for trial in searcher.study.trials]
+    assert states.count("COMPLETE") == n_trials
+    return [sweep.trial_log.trials[number].values["model.classifier.dropout"] for number in numbers[1:]]
+
+
+def test_cheap_proposals_are_chosen_first_and_costly_ones_later(sweep):
+    is_costly = np.array(propose_by_cost(sweep, 60)) > 0.5
+    assert is_costly[:20].mean() < 0.25 < is_costly[-15:].mean()
+
+
+def test_without_cost_aware_search_the_cost_does_not_matter(sweep):
+    is_costly = np.array(propose_by_cost(sweep, 40, cost_aware=False)) > 0.5
+    assert is_costly[:20].mean() > 0.3
+
+
+def test_a_trial_that_the_budget_would_stop_is_not_chosen(sweep):
+    dropouts = propose_by_cost(sweep, 20, budget=lambda: (0.99, 50.0))
+    assert max(dropouts) <= 0.5
+    assert len(dropouts) == 19
+
+
+def test_a_space_sees_the_number_of_its_trial(sweep):
+    seen: list[int] = []
+
+    def suggest(trial) -> None:
+        trial.suggest_float("model.classifier.dropout", 0.0, 0.5)
+        seen.append(trial.number)
+
+    sweep.space, sweep.config.tune.trials = Space(suggest, "s", __file__), 3
+    sweep.forecast = SweepForecast(DropoutCosts(), sweep.space, sweep.config, 1)
+    searcher = make_searcher(sweep)
+    seen.clear()
+    run(sweep, searcher, "a", 0.8)
+    run(sweep, searcher, "b", 0.8)
+    assert seen[-N_CANDIDATES:] == [1] * N_CANDIDATES
 
 
 def test_trial_numbers_are_unique(sweep, tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+
+import pytest
 
 from rainbow_ray.tuning.trial_log import Trial
 from rainbow_ray.tuning.tuner import KeepBest, SweepStopper
@@ -20,6 +23,18 @@ def test_the_budget_leaves_time_for_fresh_splits_and_the_best_run(sweep):
     out_of_time = SweepStopper(sweep, 0.0)
     time.sleep(0.01)
     assert out_of_time.stop_all()
+
+
+def test_the_budget_is_spent_up_to_what_the_end_needs(sweep):
+    assert SweepStopper(sweep, None).budget() == (0.0, math.inf)
+    fraction, seconds = SweepStopper(sweep, 100.0).budget()
+    assert fraction == pytest.approx(0.0, abs=0.01)
+    assert seconds == pytest.approx(100.0, abs=1.0)
+    for number, score, duration in ((0, 0.7, 1.0), (1, 0.8, 11.0)):
+        sweep.trial_log.start(Trial(number, {}))
+        sweep.trial_log.end(number, "complete", score=score, seconds=duration)
+    _, seconds = SweepStopper(sweep, 100.0).budget()
+    assert seconds == pytest.approx(100.0 - 4.5 * 10, abs=1.0), "three fresh splits and the run of the best config"
 
 
 def test_a_full_disk_stops_all_trials(sweep):
