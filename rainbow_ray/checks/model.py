@@ -12,7 +12,8 @@ from rainbow_ray.checks.media import window_names
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.data.batching import make_training_schedule, scoring_batches
 from rainbow_ray.data.dataset import ExampleView
-from rainbow_ray.model.device import ExecutionContext, pick_device, pick_precision
+from rainbow_ray.model.device import ExecutionContext, pick_device
+from rainbow_ray.model.training_precision import pick_training_precision
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.components import FitComponents, build_components
@@ -79,7 +80,8 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     # A gradient and the two moments of AdamW for each trained weight.
     state_bytes = 3 * sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
     unit = "songs" if plan.segments is None else "segments"
-    step = f"forward and backward pass of {batch_size} {unit} take {step_seconds:.2f} s"
+    precision = components.execution.precision.name
+    step = f"forward and backward pass of {batch_size} {unit} take {step_seconds:.2f} s in {precision}"
     results = [
         CheckResult("ok", "encoder", f"{plan.input_spec.description} loads in {load_seconds:.1f} s; {counts}"),
         CheckResult("ok", "one step", step),
@@ -95,7 +97,7 @@ def _build_components(plan: RunPlan, data: PreparedData, longest: np.ndarray, sa
     """Build the model of fold 0, fitted on a sample, without features of frozen layers in memory."""
     config = plan.config
     device, _ = pick_device(config.training.device)
-    precision, _ = pick_precision(config.training.mixed_precision, device)
+    precision, _ = pick_training_precision(config, plan.input_spec, device)
     train, _ = data.split.train_val_indices(0)
     task = data.task.fit(data.source.targets[train], config.training)
     without_cache = config.model_copy(update={"data": config.data.model_copy(update={"in_memory_limit_mb": 0})})

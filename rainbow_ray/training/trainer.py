@@ -20,12 +20,13 @@ from rainbow_ray.data.dataset import BatchIndices, ExampleView, count_songs, mea
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.model.device import (
     ExecutionContext,
+    Precision,
     gpu_utilization,
     peak_memory_mb,
     pick_device,
-    pick_precision,
     set_deterministic,
 )
+from rainbow_ray.model.training_precision import pick_training_precision
 from rainbow_ray.tasks.scores import measure_decoded
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.components import build_components
@@ -90,7 +91,9 @@ class Trainer:
         torch.manual_seed(seed)
         set_deterministic(config.reproducibility.deterministic)
         device, device_notes = pick_device(config.training.device)
-        precision, precision_notes = pick_precision(config.training.mixed_precision, device)
+        precision, precision_notes = pick_training_precision(config, data.input_spec, device)
+        if len(set(process_group.all_gather_object(precision.name))) > 1:  # measured on unequal machines
+            precision, precision_notes = Precision(None), []
         self.is_solved = is_solved_run(config, data.dataset, data.task, data.input_spec)
         self.train, self.inner = self._split()
         self.planner = EpochPlanner(config, self.dataset, data.task, self.train)

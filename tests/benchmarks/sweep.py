@@ -147,7 +147,7 @@ def plain_seconds(manifest: Path, values: dict[str, Any], folder: Path) -> float
 
 
 def plain_fit(manifest: Path, values: dict[str, Any], folder: Path) -> Trainer:
-    plan = plan_of(manifest, data__folds=FOLDS)
+    plan = plan_of(manifest, data__folds=FOLDS, training__mixed_precision="auto")
     config: Config = apply_values(plan.config, values, "listed")
     data = data_of(plan)
     train, val = data.split.train_val_indices(0)
