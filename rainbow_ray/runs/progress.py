@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 
 from rainbow_ray.training.loggers import Record
 from rainbow_ray.utils.console import is_live, text_column
@@ -52,7 +52,9 @@ class FitProgress:
         self.began = self.shown_at = time.monotonic()
         self.progress: Progress | None = None
         if is_live(console):
-            columns = (text_column("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+            # the time left is that until the last epoch; early stopping may end a fit before
+            times = (TimeElapsedColumn(), text_column("left"), TimeRemainingColumn(compact=True))
+            columns = (text_column("{task.description}"), BarColumn(20), MofNCompleteColumn(), *times)
             numbers = text_column("{task.fields[numbers]}", takes_the_rest=True)
             self.progress = Progress(*columns, numbers, console=console, expand=True)
 

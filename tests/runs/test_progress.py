@@ -146,7 +146,7 @@ def test_a_terminal_gets_one_bar_per_fold_drawn_in_place():
     text = run_on_terminal()
     assert "\x1b[?25l" in text, "the cursor is hidden"
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is shown at the end"
-    for part in ("fold 1", "fold 2", "1/3", "3/3", "macro_f1 0.600", "━", "songs [final]"):
+    for part in ("fold 1", "fold 2", "1/3", "3/3", "left", "macro_f1 0.600", "━", "songs [final]"):
         assert part in text
     assert "best epoch" not in text
 
