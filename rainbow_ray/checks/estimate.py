@@ -17,7 +17,13 @@ from rainbow_ray.data.batching import TrainingSchedule
 from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
-from rainbow_ray.training.schedule import HEAD_STEP_SECONDS, schedule_of_fit, share_one_worker
+from rainbow_ray.tasks.base import Task
+from rainbow_ray.training.schedule import (
+    HEAD_STEP_SECONDS,
+    SEQUENCE_STEP_SECONDS,
+    schedule_of_fit,
+    share_one_worker,
+)
 from rainbow_ray.tuning.trial_cost import SOLUTION_SECONDS, CostModel, CostRates
 from rainbow_ray.utils.number_format import format_duration
 
@@ -157,7 +163,7 @@ def estimate_trials(plan: RunPlan, data: PreparedData, n_concurrent: int) -> Swe
     """
     _, profile = check_model(plan, data)
     folds = [data.split.train_val_indices(fold) for fold in range(data.split.n_folds)]
-    costs = CostModel(data.source, data.task, plan.input_spec, folds, _cost_rates(profile))
+    costs = CostModel(data.source, data.task, plan.input_spec, folds, _cost_rates(profile, data.task))
     trial_seconds = costs.forecast(plan.config).seconds
     tuning = plan.config.tune
     # the best config may cost more than the default one, whose time is known: the stopper reserves the difference
@@ -166,13 +172,16 @@ def estimate_trials(plan: RunPlan, data: PreparedData, n_concurrent: int) -> Swe
     return SweepEstimate(costs, closing_seconds, check_disk(Path(plan.config.logging.output_dir), models_mb))
 
 
-def _cost_rates(profile: ModelProfile) -> CostRates:
-    """Return the time of one layer: the measured pass divided by the layers that it ran."""
+def _cost_rates(profile: ModelProfile, task: Task) -> CostRates:
+    """Return the time of one layer, the measured pass divided by the layers that it ran, and that of a step."""
     model = profile.components.model
+    step_seconds = profile.step_seconds  # includes the encoder, whose outputs are kept where they are constant
+    if model.has_frozen_features:
+        step_seconds = SEQUENCE_STEP_SECONDS if task.is_sequence_task else HEAD_STEP_SECONDS
     bodies = [getattr(encoder, "body", None) for encoder in (model.text, model.audio)]
     totals = [int(getattr(getattr(body, "config", None), "num_hidden_layers", 0)) for body in bodies]
     n_read = sum(int(getattr(encoder, "depth", 0)) for encoder in (model.text, model.audio))
-    return CostRates(profile.encode_seconds / max(1, n_read), *totals)
+    return CostRates(profile.encode_seconds / max(1, n_read), step_seconds, *totals)
 
 
 def disk_needed_mb(data: PreparedData, profile: ModelProfile) -> float:

@@ -25,7 +25,8 @@ from rainbow_ray.data.dataset import Dataset, mean_score_per_song
 from rainbow_ray.tasks.scores import decode_folds, is_scored
 from rainbow_ray.training.cross_validation import FitContext
 
-DRAWS = 400
+MIN_DRAWS, MAX_DRAWS = 100, 400  # fewer for many songs, whose differences are known more precisely
+DRAWN_ROWS = 2_000_000  # about as many rows are drawn for one comparison
 PRIOR_SONGS = 4.0  # chosen by `tests/benchmarks/racing.py`, as a whole number of songs between 1 and 16
 
 
@@ -149,20 +150,20 @@ class Race:
         values = [task.metric(metric, targets, pooled.scores) for pooled in (trial, incumbent)]
         if values[0] is None or values[1] is None:
             return None
-        n_allowed = self.alpha * DRAWS
-        n_wins = 0
+        n_draws = int(np.clip(DRAWN_ROWS // max(1, len(targets)), MIN_DRAWS, MAX_DRAWS))
+        n_needed, n_wins = self.alpha * n_draws, 0
         # each song a second time with the two trials interchanged, as the urn has it
         targets, songs = np.concatenate([targets, targets]), song_codes(self.context.dataset, trial.rows)
         ours, theirs = (np.concatenate(pair) for pair in ((trial.scores, incumbent.scores),
                                                           (incumbent.scores, trial.scores)))  # fmt: skip
         seed = self.context.config.reproducibility.seed
-        for rows in draw_all_songs(songs, self._n_songs, seed=seed, keep=are_final):
+        for rows in draw_all_songs(songs, self._n_songs, n_draws, seed=seed, keep=are_final):
             drawn = [task.metric(metric, targets[rows], scores[rows]) for scores in (ours, theirs)]
             # undefined on these songs: says nothing against the trial
             n_wins += drawn[0] is None or drawn[1] is None or self.sign * (drawn[0] - drawn[1]) >= 0
-            if n_wins >= n_allowed:
+            if n_wins >= n_needed:
                 break
-        return Comparison(self.incumbent, values[0], values[1], loses=n_wins < n_allowed)
+        return Comparison(self.incumbent, values[0], values[1], loses=n_wins < n_needed)
 
 
 def song_codes(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -181,7 +182,7 @@ def song_codes(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def draw_all_songs(songs: np.ndarray, n_songs: int, *, seed: int, keep: bool) -> Iterator[np.ndarray]:
+def draw_all_songs(songs: np.ndarray, n_songs: int, n_draws: int, *, seed: int, keep: bool) -> Iterator[np.ndarray]:
     """Draw samples of all songs, given some of them and their doubles.
 
     The songs that are not given are drawn from a Pólya urn. It holds the given songs and, with a total weight of
@@ -191,11 +192,12 @@ def draw_all_songs(songs: np.ndarray, n_songs: int, *, seed: int, keep: bool) ->
     Args:
         songs: Song of each example, from 0, `(examples,)`.
         n_songs: Number of songs of each sample.
+        n_draws: Number of samples.
         seed: Seed of the draws.
         keep: Whether each sample contains the given songs, and only the others are drawn.
 
     Yields:
-        Indices of the examples of a sample, `DRAWS` times; those of doubles begin at `len(songs)`.
+        Indices of the examples of a sample; those of doubles begin at `len(songs)`.
 
     Reference:
         Lo 1988, "A Bayesian bootstrap for a finite population", section 2.
@@ -206,6 +208,6 @@ def draw_all_songs(songs: np.ndarray, n_songs: int, *, seed: int, keep: bool) ->
     weights = np.repeat([1.0, PRIOR_SONGS / n_given], n_given)
     kept = np.repeat([int(keep), 0], n_given)
     examples, urn = np.arange(2 * len(songs)), np.concatenate([songs, songs + n_given])
-    for _ in range(DRAWS):
+    for _ in range(n_draws):
         counts = kept + rng.multinomial(n_drawn, rng.dirichlet(weights))
         yield np.repeat(examples, counts[urn])

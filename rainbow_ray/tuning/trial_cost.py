@@ -13,7 +13,7 @@ from rainbow_ray.data.dataset import Dataset, count_songs
 from rainbow_ray.modalities.freezing import resolve_depths
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.tasks.base import Task
-from rainbow_ray.training.schedule import HEAD_STEP_SECONDS, SEQUENCE_STEP_SECONDS, schedule_of_fit
+from rainbow_ray.training.schedule import schedule_of_fit
 
 BACKWARD_COST = 3  # forward and backward pass of a trained layer, in forward passes
 SOLUTION_SECONDS = 1.0  # of a classifier of a few songs that is solved for all penalties and inner folds
@@ -28,11 +28,13 @@ class CostRates:
 
     Attributes:
         layer_seconds: Forward pass of one example through one layer of an encoder.
+        step_seconds: Step of the default config, which trains the layers after frozen encoders.
         text_layers: Layers of the text encoder; 0 without text.
         audio_layers: Layers of the audio encoder; 0 without audio.
     """
 
     layer_seconds: float
+    step_seconds: float
     text_layers: int
     audio_layers: int = 0
 
@@ -128,8 +130,7 @@ class CostModel:
         schedule = schedule_of_fit(
             config, self.dataset, self.task, self.input_spec, self._n_train, n_songs=self._n_songs
         )
-        step_seconds = SEQUENCE_STEP_SECONDS if self.task.is_sequence_task else HEAD_STEP_SECONDS
-        seconds = SOLUTION_SECONDS if schedule.is_solved else schedule.total_steps * step_seconds
+        seconds = SOLUTION_SECONDS if schedule.is_solved else schedule.total_steps * self.rates.step_seconds
         n_layers = self._trained_layers(config)
         passes = schedule.epochs * (BACKWARD_COST * self._n_train + self._n_val)
         fit_seconds = FIT_SECONDS + seconds + passes * n_layers * self.rates.layer_seconds

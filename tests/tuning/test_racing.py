@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rainbow_ray.tuning.racing import DRAWS, PRIOR_SONGS, Race, draw_all_songs, song_codes
+from rainbow_ray.tuning.racing import PRIOR_SONGS, Race, draw_all_songs, song_codes
 from tests.tuning.conftest import N_FOLDS, scores_of, song_context
 
 
@@ -81,15 +81,17 @@ def test_draws_hold_all_songs_that_were_scored_and_as_many_as_there_are():
     songs = np.array([0, 0, 1, 2, 2])
     sizes = np.array([2, 1, 2, 2, 1, 2])  # of the songs and of their doubles
     song_of = np.concatenate([songs, songs + 3])
-    draws = [np.bincount(song_of[rows], minlength=6) / sizes for rows in draw_all_songs(songs, 7, seed=0, keep=True)]
-    assert len(draws) == DRAWS
+    draws = [
+        np.bincount(song_of[rows], minlength=6) / sizes for rows in draw_all_songs(songs, 7, 300, seed=0, keep=True)
+    ]
+    assert len(draws) == 300
     assert all(counts.sum() == 7 and counts[:3].min() >= 1 for counts in draws)
     assert all((counts == counts.astype(int)).all() for counts in draws), "the examples of a song stay together"
     n_doubles = np.mean([counts[3:].sum() for counts in draws])
     assert n_doubles == pytest.approx(4 * PRIOR_SONGS / (3 + PRIOR_SONGS), abs=0.2)
-    anew = [np.bincount(song_of[rows], minlength=6) for rows in draw_all_songs(songs, 7, seed=0, keep=False)]
+    anew = [np.bincount(song_of[rows], minlength=6) for rows in draw_all_songs(songs, 7, 300, seed=0, keep=False)]
     assert any(counts[0] == 0 for counts in anew)
-    whole = list(draw_all_songs(songs, 3, seed=0, keep=True))
+    whole = list(draw_all_songs(songs, 3, 10, seed=0, keep=True))
     assert all(np.array_equal(rows, np.arange(5)) for rows in whole), "nothing is left to draw"
 
 

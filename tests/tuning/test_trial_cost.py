@@ -9,7 +9,7 @@ from rainbow_ray.tuning.search_space import apply_values
 from rainbow_ray.tuning.trial_cost import CostModel, CostRates
 from tests.helpers import data_of, plan_of
 
-RATES = CostRates(layer_seconds=0.01, text_layers=6)
+RATES = CostRates(layer_seconds=0.01, step_seconds=0.002, text_layers=6)
 LAST, HALF = {"model.text_encoder.layer": "last"}, {"model.text_encoder.layer": 0.5}
 
 
