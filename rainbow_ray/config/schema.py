@@ -112,7 +112,9 @@ class TuneConfig(Section):
         " the songs of the folds that it has run",
     )
     cost_aware: bool = Field(
-        True, description="prefer trials that are expected to take less time, the less so the further the sweep is"
+        True,
+        description="prefer trials that are expected to take less time, the less so the further the sweep is, and stop"
+        " costly trials at up to a quarter of a chance to win",
     )
     revalidation_seeds: PositiveInt = Field(
         3, description="number of new splits on which the best config is compared with the default config"

@@ -59,7 +59,7 @@ def run_trials(
     n_before = len(trial_log.ended)
     if n_before:
         console.print(f"{n_before} trials have ended before, {len(trial_log.interrupted)} were interrupted")
-    time_left, headline = TimeLeft(sweep, console), run.plan.config.training.headline
+    time_left, headline = TimeLeft(sweep, console, seconds), run.plan.config.training.headline
     n_folds, larger = len(sweep.context.train_val_indices), sweep.larger_is_better
     with TrialProgress(
         console, headline, sweep.n_trials, n_folds, larger_is_better=larger, time_left=time_left.text

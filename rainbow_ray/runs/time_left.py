@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from rich.console import Console
@@ -21,15 +22,17 @@ class TimeLeft:
     Args:
         sweep: The sweep, which has a forecast.
         console: Where it says so.
+        budget_seconds: Time limit of the trials, or None.
 
     Attributes:
         first: The forecast before the first trial of this start.
         left: The newest forecast, from the time `forecast_at` on.
     """
 
-    def __init__(self, sweep: Sweep, console: Console) -> None:
+    def __init__(self, sweep: Sweep, console: Console, budget_seconds: float | None = None) -> None:
         assert sweep.forecast is not None
         self.sweep, self.console, self.forecast = sweep, console, sweep.forecast
+        self.budget_seconds = math.inf if budget_seconds is None else budget_seconds
         self.started_at = self.forecast_at = time.monotonic()
         self.first = self.left = self._forecast()
         self._is_said = False
@@ -45,6 +48,7 @@ class TimeLeft:
             return
         self.left, self.forecast_at = self._forecast(), time.monotonic()
         total, first = self.forecast_at - self.started_at + self.left.median, self.first.median
+        total, first = (min(seconds, self.budget_seconds) for seconds in (total, first))
         is_far_off = not 1 / MAX_RATIO < total / max(first, 1.0) < MAX_RATIO
         if is_far_off and abs(total - first) > MIN_DIFFERENCE_SECONDS and not self._is_said:
             self._is_said = True
@@ -57,9 +61,13 @@ class TimeLeft:
         """Return the time left for a progress line.
 
         Returns:
-            A text such as `about 3 min left`.
+            A text such as `about 3 min left`, or `2 min of the budget left` where the budget ends before.
         """
-        seconds = max(0.0, self.left.median - (time.monotonic() - self.forecast_at))
+        now = time.monotonic()
+        budget_left = max(0.0, self.started_at + self.budget_seconds - now)
+        seconds = max(0.0, self.left.median - (now - self.forecast_at))
+        if budget_left < seconds:
+            return f"{format_duration(budget_left)} of the budget left"
         return f"about {format_duration(seconds)} left"
 
     def _forecast(self) -> TimeForecast:

@@ -38,7 +38,7 @@ class RaceScheduler(FIFOScheduler):  # type: ignore[misc]
         self.stopped: set[str] = set()
         self.comparisons: dict[str, Comparison] = {}
         self.numbers: dict[str, int] = {}
-        self._prunes = sweep.config.tune.prune
+        self._sweep, self._prunes = sweep, sweep.config.tune.prune
         self._fold_percent = FULL_BUDGET / len(sweep.context.train_val_indices)
         self._race = Race(
             sweep.context.shared, sweep.context.train_val_indices, alpha=sweep.config.tune.race_alpha,
@@ -57,7 +57,10 @@ class RaceScheduler(FIFOScheduler):  # type: ignore[misc]
         if scores is None:  # the trial failed
             return str(TrialScheduler.CONTINUE)
         n_folds = percent / self._fold_percent
-        comparison = self._race.compare(scores, are_final=abs(n_folds - round(n_folds)) < TOLERANCE)
+        comparison = self._race.compare(
+            scores, are_final=abs(n_folds - round(n_folds)) < TOLERANCE,
+            relative_cost=self._relative_cost(self.numbers[trial.trial_id], percent),
+        )  # fmt: skip
         if comparison is not None:
             self.comparisons[trial.trial_id] = comparison
         if percent >= FULL_BUDGET:
@@ -67,6 +70,13 @@ class RaceScheduler(FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.CONTINUE)
         self.stopped.add(trial.trial_id)
         return str(TrialScheduler.STOP)
+
+    def _relative_cost(self, number: int, percent: float) -> float:
+        """Return what is left of a trial in relation to a usual one; 1 where the cost does not count."""
+        forecast = self._sweep.forecast
+        if forecast is None or not self._sweep.config.tune.cost_aware:
+            return 1.0
+        return forecast.relative_cost(self._sweep.trial_log.trials[number].values, percent / FULL_BUDGET)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as of the searcher

@@ -27,6 +27,7 @@ from rainbow_ray.training.cross_validation import FitContext
 
 MIN_DRAWS, MAX_DRAWS = 100, 400  # fewer for many songs, whose differences are known more precisely
 DRAWN_ROWS = 2_000_000  # about as many rows are drawn for one comparison
+MAX_REQUIRED_PROBABILITY = 0.25  # of a trial that costs far more than others
 PRIOR_SONGS = 4.0  # chosen by `tests/benchmarks/racing.py`, as a whole number of songs between 1 and 16
 
 
@@ -129,13 +130,14 @@ class Race:
         if is_better or is_as_good:
             self.incumbent, self._incumbent_score, self._incumbent_scores = number, self.sign * score, scores
 
-    def compare(self, scores: np.ndarray, *, are_final: bool = True) -> Comparison | None:
+    def compare(self, scores: np.ndarray, *, are_final: bool = True, relative_cost: float = 1.0) -> Comparison | None:
         """Compare a trial with the best complete one.
 
         Args:
             scores: Scores of the trial so far, `(examples, …)`, NaN where there is none yet.
             are_final: Whether these scores stay as they are. Otherwise training goes on, and the scores of these songs
                 are drawn anew, too.
+            relative_cost: Time that is left of the trial, in relation to a whole usual one.
 
         Returns:
             The comparison; None without a complete trial, and where the metric is undefined on these songs.
@@ -151,7 +153,7 @@ class Race:
         if values[0] is None or values[1] is None:
             return None
         n_draws = int(np.clip(DRAWN_ROWS // max(1, len(targets)), MIN_DRAWS, MAX_DRAWS))
-        n_needed, n_wins = self.alpha * n_draws, 0
+        n_needed, n_wins = required_probability(self.alpha, relative_cost) * n_draws, 0
         # each song a second time with the two trials interchanged, as the urn has it
         targets, songs = np.concatenate([targets, targets]), song_codes(self.context.dataset, trial.rows)
         ours, theirs = (np.concatenate(pair) for pair in ((trial.scores, incumbent.scores),
@@ -164,6 +166,22 @@ class Race:
             if n_wins >= n_needed:
                 break
         return Comparison(self.incumbent, values[0], values[1], loses=n_wins < n_needed)
+
+
+def required_probability(alpha: float, relative_cost: float) -> float:
+    """Return the probability of winning below which a trial is stopped.
+
+    A trial that costs more must be more likely to win, or the time were better spent on others.
+
+    Args:
+        alpha: Probability for a usual trial.
+        relative_cost: Time that is left of the trial, in relation to a whole usual one.
+
+    Returns:
+        `alpha` for trials that are no costlier than a usual one; it grows with the square root of the cost, up to
+        `MAX_REQUIRED_PROBABILITY`.
+    """
+    return max(alpha, min(MAX_REQUIRED_PROBABILITY, alpha * math.sqrt(max(1.0, relative_cost))))
 
 
 def song_codes(dataset: Dataset, rows: np.ndarray) -> np.ndarray:

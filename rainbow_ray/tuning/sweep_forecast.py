@@ -129,6 +129,22 @@ class SweepForecast:
             return 0.0
         return self.costs.forecast(config).seconds * float(np.mean(self._works()))
 
+    def relative_cost(self, values: dict[str, Any], done: float) -> float:
+        """Return what is left of a trial in relation to a whole trial of the default config.
+
+        Args:
+            values: Values of config keys.
+            done: Fraction of its work that the trial has done.
+
+        Returns:
+            Ratio of the forecast seconds; 1 for an invalid config.
+        """
+        try:
+            config = apply_values(self.config, values, "a trial")
+        except InputError:
+            return 1.0
+        return (1 - done) * self.costs.forecast(config).seconds / self.costs.forecast(self.config).seconds
+
     def time_left(self, n_ended: int, running: Sequence[float] = ()) -> TimeForecast:
         """Forecast the time until all trials have ended.
 

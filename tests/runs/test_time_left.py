@@ -55,6 +55,19 @@ def test_the_forecast_is_corrected_and_counted_down(tmp_path, clock):
     assert file.getvalue() == ""
 
 
+def test_a_budget_that_ends_before_is_named(tmp_path, clock):
+    sweep = SimpleNamespace(forecast=Forecast(), trial_log=TrialLog(tmp_path / "trials.jsonl"))
+    left = TimeLeft(sweep, make_console(file := io.StringIO()), budget_seconds=60.0)
+    clock.now = 20.0
+    assert left.text() == "40 s of the budget left"
+    sweep.forecast.median = 5000.0
+    left(Trial(0, {}), "end")
+    assert file.getvalue() == "", "the sweep takes no longer than its budget"
+    sweep.forecast.median = 5.0
+    left(Trial(0, {}), "end")
+    assert left.text() == "about 5 s left"
+
+
 @pytest.mark.parametrize(("median", "said"), [(400.0, "about 7 min in all, not 100 s"), (20.0, "about 30 s in all")])
 def test_a_first_forecast_that_was_far_off_is_said_once(tmp_path, clock, median, said):
     sweep = SimpleNamespace(forecast=Forecast(), trial_log=TrialLog(tmp_path / "trials.jsonl"))

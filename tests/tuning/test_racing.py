@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rainbow_ray.tuning.racing import PRIOR_SONGS, Race, draw_all_songs, song_codes
+from rainbow_ray.tuning.racing import PRIOR_SONGS, Race, draw_all_songs, required_probability, song_codes
 from tests.tuning.conftest import N_FOLDS, scores_of, song_context
 
 
@@ -65,6 +65,18 @@ def test_scores_in_the_middle_of_a_fit_are_weaker_evidence(race):
     trial = scores_of(0.8, 4, first=True)
     assert race.compare(trial, are_final=True).loses
     assert not race.compare(trial, are_final=False).loses
+
+
+def test_a_costly_trial_must_be_more_likely_to_win(race):
+    assert required_probability(0.05, 0.5) == required_probability(0.05, 1.0) == 0.05
+    assert required_probability(0.05, 4.0) == pytest.approx(0.1)
+    assert required_probability(0.05, 1e6) == 0.25
+    assert required_probability(0.4, 1e6) == 0.4
+    race.add_complete(0, 0.9, scores_of(0.9, N_FOLDS))
+    trial = scores_of(0.6, 1, first=True)
+    assert not race.compare(trial).loses
+    assert race.compare(trial, relative_cost=100.0).loses
+    assert not race.compare(scores_of(0.9, 1), relative_cost=100.0).loses, "a tie"
 
 
 def test_an_undefined_metric_keeps_a_trial_alive(tmp_path):
