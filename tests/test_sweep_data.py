@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from rainbow_ray.checks.estimate import closing_seconds
 from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.runs import sweep_plan
 from rainbow_ray.runs.sweep_plan import SweepPlan, estimate_sweep, prepare_sweep_data
@@ -46,7 +47,7 @@ def test_insufficient_disk_space_is_rejected(songs_file, tiny_encoder, monkeypat
     data, parameters = prepare_sweep_data(plan), SearchParameters({"training.head_learning_rate": []}, {})
     output = io.StringIO()
     estimate = estimate_sweep(plan, data, 2)
-    assert estimate.closing_seconds > 0
+    assert closing_seconds(plan.config, estimate.costs, 2) > 60
     sweep_plan.print_sweep_header(SweepPlan(plan, None, parameters), data, 2, "3 s", Console(file=output))
     assert "2 in parallel" in output.getvalue()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))

@@ -11,20 +11,21 @@ import torch
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES
 from rainbow_ray.checks.environment import check_disk
+from rainbow_ray.checks.model import MAX_EXAMPLES as MAX_EXAMPLES_TRIED
 from rainbow_ray.checks.model import ModelProfile, check_model
 from rainbow_ray.checks.result import CheckResult
-from rainbow_ray.data.batching import TrainingSchedule
+from rainbow_ray.config.schema import Config
+from rainbow_ray.data.batching import TrainingSchedule, make_training_schedule
 from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
-from rainbow_ray.tasks.base import Task
 from rainbow_ray.training.schedule import (
     HEAD_STEP_SECONDS,
     SEQUENCE_STEP_SECONDS,
     schedule_of_fit,
     share_one_worker,
 )
-from rainbow_ray.tuning.trial_cost import SOLUTION_SECONDS, CostModel, CostRates
+from rainbow_ray.tuning.trial_cost import BACKWARD_COST, SOLUTION_SECONDS, CostModel, CostRates
 from rainbow_ray.utils.number_format import format_duration
 
 USABLE_MEMORY = 0.9  # fraction; the rest is for the system and fragmentation
@@ -138,17 +139,15 @@ class SweepEstimate:
 
     Attributes:
         costs: Forecasts the cost of a trial.
-        closing_seconds: Time after the last trial: revalidation and the run of the best config.
         disk: Whether its models fit on the disk.
     """
 
     costs: CostModel
-    closing_seconds: float
     disk: CheckResult
 
 
 def estimate_trials(plan: RunPlan, data: PreparedData, n_concurrent: int) -> SweepEstimate:
-    """Estimate time and disk space of a sweep, from measurements of the default config's model.
+    """Estimate the time of trials and the disk space of a sweep, from measurements of the default config's model.
 
     Args:
         plan: Plan of the sweep.
@@ -163,25 +162,46 @@ def estimate_trials(plan: RunPlan, data: PreparedData, n_concurrent: int) -> Swe
     """
     _, profile = check_model(plan, data)
     folds = [data.split.train_val_indices(fold) for fold in range(data.split.n_folds)]
-    costs = CostModel(data.source, data.task, plan.input_spec, folds, _cost_rates(profile, data.task))
-    trial_seconds = costs.forecast(plan.config).seconds
-    tuning = plan.config.tune
-    # the best config may cost more than the default one, whose time is known: the stopper reserves the difference
-    closing_seconds = 2 * tuning.revalidation_seeds * trial_seconds / n_concurrent + CLOSING_SECONDS
-    models_mb = disk_needed_mb(data, profile) * (tuning.keep_best_models + n_concurrent + 2)
-    return SweepEstimate(costs, closing_seconds, check_disk(Path(plan.config.logging.output_dir), models_mb))
+    costs = CostModel(data.source, data.task, plan.input_spec, folds, _cost_rates(plan, data, profile))
+    models_mb = disk_needed_mb(data, profile) * (plan.config.tune.keep_best_models + n_concurrent + 2)
+    return SweepEstimate(costs, check_disk(Path(plan.config.logging.output_dir), models_mb))
 
 
-def _cost_rates(profile: ModelProfile, task: Task) -> CostRates:
-    """Return the time of one layer, the measured pass divided by the layers that it ran, and that of a step."""
+def closing_seconds(config: Config, costs: CostModel, n_concurrent: int) -> float:
+    """Estimate the time of a sweep after its last trial: the revalidation and the run of the best config.
+
+    The best config may cost more than the default one, whose time is known: the stopper reserves the difference.
+
+    Args:
+        config: The config.
+        costs: Forecasts the cost of a trial.
+        n_concurrent: Trials that run in parallel.
+
+    Returns:
+        Seconds.
+    """
+    return 2 * config.tune.revalidation_seeds * costs.forecast(config).seconds / n_concurrent + CLOSING_SECONDS
+
+
+def _cost_rates(plan: RunPlan, data: PreparedData, profile: ModelProfile) -> CostRates:
+    """Return the time of one layer, the measured pass divided by the layers that it ran, and that of a step.
+
+    A step was measured without the outputs of frozen layers, which trials keep, so the passes through layers are
+    subtracted.
+    """
     model = profile.components.model
-    step_seconds = profile.step_seconds  # includes the encoder, whose outputs are kept where they are constant
-    if model.has_frozen_features:
-        step_seconds = SEQUENCE_STEP_SECONDS if task.is_sequence_task else HEAD_STEP_SECONDS
-    bodies = [getattr(encoder, "body", None) for encoder in (model.text, model.audio)]
+    encoders = (model.text, model.audio)
+    bodies = [getattr(encoder, "body", None) for encoder in encoders]
     totals = [int(getattr(getattr(body, "config", None), "num_hidden_layers", 0)) for body in bodies]
-    n_read = sum(int(getattr(encoder, "depth", 0)) for encoder in (model.text, model.audio))
-    return CostRates(profile.encode_seconds / max(1, n_read), step_seconds, *totals)
+    n_read, n_frozen = (sum(int(getattr(each, name, 0)) for each in encoders) for name in ("depth", "frozen"))
+    layer_seconds = profile.encode_seconds / max(1, n_read)
+    step_seconds = SEQUENCE_STEP_SECONDS if data.task.is_sequence_task else HEAD_STEP_SECONDS
+    if not model.has_frozen_features:
+        n_train = len(data.split.train_val_indices(0)[0])
+        size = min(make_training_schedule(plan.config.training, n_train).global_batch_size, MAX_EXAMPLES_TRIED)
+        passes = size * (n_frozen + BACKWARD_COST * (n_read - n_frozen))
+        step_seconds = max(step_seconds, profile.step_seconds - passes * layer_seconds)
+    return CostRates(layer_seconds, step_seconds, *totals)
 
 
 def disk_needed_mb(data: PreparedData, profile: ModelProfile) -> float:

@@ -6,7 +6,9 @@ CPUs and slower on others, and without either, bf16 is emulated and many times s
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import platform
 import statistics
 import time
@@ -26,7 +28,7 @@ from rainbow_ray.utils.io import atomic_write
 
 FOLDER = "precision"  # in the cache folder
 MIN_SPEEDUP = 1.1  # from which on bf16 is used: less does not make up for its rounding
-ROUNDS = 3
+ROUNDS = 5
 WIDTH, HEADS, TOKENS, BATCH = 384, 6, 96, 6  # of the measured layer: that of small sentence encoders
 
 
@@ -68,25 +70,37 @@ def trains_encoder_layers(config: Config, input_spec: InputSpec) -> bool:
     return is_trained or (bool(input_spec.media) and _has_trained_layers(config.model.audio_encoder))
 
 
+@functools.cache
 def bf16_speedup() -> float:
-    """Return how many times faster bf16 is than fp32 on this CPU, with the present number of threads.
+    """Return how many times faster bf16 is than fp32 on this CPU.
 
-    The first process on a machine measures, and others wait for its result, which is kept in the user's cache folder.
+    The first process on a machine measures, and others wait for its result, which is kept in the user's cache folder:
+    all fits of a machine decide alike. Where the folder cannot be written, each process measures once.
 
     Returns:
         Ratio of the median times of a forward and backward pass of an encoder layer.
     """
-    folder = make_cache_dir(FOLDER)
     machine = (platform.machine(), _cpu_name(), torch.backends.cpu.get_cpu_capability(), torch.__version__)
-    path = folder / f"{hash_parts(*machine, torch.get_num_threads())}.json"
-    with FileLock(f"{path}.lock"):
-        try:
-            return float(json.loads(path.read_text(encoding="utf-8"))["bf16_speedup"])
-        except (OSError, ValueError, KeyError, TypeError):
-            speedup = measure_bf16_speedup()
-            document = {"bf16_speedup": round(speedup, 3), "machine": machine, "threads": torch.get_num_threads()}
-            atomic_write(path, lambda file: file.write_text(json.dumps(document), encoding="utf-8"), sync=False)
+    path = make_cache_dir(FOLDER) / f"{hash_parts(*machine)}.json"
+    try:
+        with FileLock(f"{path}.lock"):
+            speedup = _read_speedup(path)
+            if speedup is None:
+                speedup = measure_bf16_speedup()
+                document = {"bf16_speedup": round(speedup, 3), "machine": machine}
+                atomic_write(path, lambda file: file.write_text(json.dumps(document), encoding="utf-8"), sync=False)
             return speedup
+    except OSError:  # no space, or files of another user: the result is not kept
+        return measure_bf16_speedup()
+
+
+def _read_speedup(path: Path) -> float | None:
+    """Return the result of an earlier measurement; None without one, and where the file is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))["bf16_speedup"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return float(value) if isinstance(value, float | int) and 0 < value < math.inf else None
 
 
 def measure_bf16_speedup() -> float:

@@ -31,6 +31,7 @@ from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_duration
 
 MIN_TRIAL_SECONDS = 5.0  # for all trials together; a budget that leaves less time is rejected
+BUDGET_MARGIN = 1.1  # of the least budget that is named, over the estimate: the next start may take longer
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def plan_sweep(resolved: Resolved) -> SweepPlan:
     if tuning.budget_usd is not None and resolved.config.logging.usd_per_hour is None:
         problems.append(f"--budget-usd {tuning.budget_usd:g}: the price of an hour is not known; add --usd-per-hour")
     warnings: list[str] = []
+    if not tuning.prune and "tune.race_alpha" in resolved.user_keys:
+        warnings.append("tune.race_alpha has no effect, because tune.prune is false: no trial is stopped early")
     if resolved.config.training.workers is not None:
         warnings.append("training.workers has no effect on trials: see --workers-per-trial")
     plan = space = parameters = None
@@ -212,22 +215,20 @@ def print_sweep_header(
         console.print(line)
 
 
-def budget_seconds(
-    config: Config, started: float, closing_seconds: float, trial_seconds: float = MIN_TRIAL_SECONDS
-) -> float | None:
+def budget_seconds(config: Config, started: float, closing_seconds: float, trial_seconds: float) -> float | None:
     """Return how long trials may run.
 
     Args:
         config: The config.
         started: Time at which the command started, on the clock of `time.perf_counter()`.
         closing_seconds: Estimated time after the last trial, which is reserved.
-        trial_seconds: Estimated time of one trial, the least that is of use.
+        trial_seconds: Estimated time of a trial of the default config, or 0 where trials have ended before.
 
     Returns:
         Seconds from now on; None without a budget.
 
     Raises:
-        InputError: The budget leaves no time for a trial.
+        InputError: A budget leaves no time for a trial.
     """
     tuning, price = config.tune, config.logging.usd_per_hour
     limits = {"--budget-minutes": tuning.budget_minutes * 60} if tuning.budget_minutes is not None else {}
@@ -235,17 +236,27 @@ def budget_seconds(
         limits["--budget-usd"] = tuning.budget_usd / price * 3600
     if not limits:
         return None
-    flag = min(limits, key=lambda name: limits[name])
     spent_seconds = time.perf_counter() - started
-    remaining_seconds = limits[flag] - spent_seconds - closing_seconds
-    if remaining_seconds < max(trial_seconds, MIN_TRIAL_SECONDS):
-        least_seconds = spent_seconds + closing_seconds + max(trial_seconds, MIN_TRIAL_SECONDS)
-        least = f"--budget-minutes {math.ceil(least_seconds / 6) / 10:g}"
-        if flag == "--budget-usd" and price:
-            least = f"--budget-usd {math.ceil(least_seconds / 3600 * price * 1000) / 1000:g}"
-        raise InputError(
-            f"{flag}: {limits[flag] / 60:.1f} minutes are too few for one trial: the start took"
-            f" {spent_seconds / 60:.1f}, a trial of the default config takes about {trial_seconds / 60:.1f}, and the"
-            f" end (revalidation, the run of the best config) about {closing_seconds / 60:.1f}; at least {least} works"
+    trial_seconds = max(trial_seconds, MIN_TRIAL_SECONDS)
+    least_seconds = spent_seconds + closing_seconds + trial_seconds
+    too_small = [flag for flag, seconds in limits.items() if seconds < least_seconds]
+    if too_small:
+        parts = (
+            f"the start took {format_duration(spent_seconds)}, a trial takes about {format_duration(trial_seconds)},"
+            f" and the end (revalidation, the run of the best config) about {format_duration(closing_seconds)}"
         )
-    return remaining_seconds
+        raise InputError(
+            [
+                f"{flag}: {limits[flag] / 60:.1f} minutes are too few for one trial: {parts}; allow at least"
+                f" {_format_budget(flag, least_seconds * BUDGET_MARGIN, price)}"
+                for flag in too_small
+            ]
+        )
+    return min(limits.values()) - spent_seconds - closing_seconds
+
+
+def _format_budget(flag: str, seconds: float, price: float | None) -> str:
+    """Return a flag with a value of at least so many seconds, rounded up."""
+    if flag == "--budget-minutes" or not price:
+        return f"{flag} {math.ceil(seconds / 6) / 10:g}"
+    return f"{flag} {math.ceil(seconds / 3600 * price * 1000) / 1000:g}"

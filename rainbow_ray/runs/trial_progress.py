@@ -36,7 +36,10 @@ class TrialProgress:
         self.time_left = time_left
         self.trials: dict[int, Trial] = {}
         self.best: Trial | None = None
-        self.live = Live(console=console, refresh_per_second=4) if is_live(console) else None
+        # drawn anew at each refresh, since the time left counts down
+        self.live = (
+            Live(console=console, get_renderable=self._table, refresh_per_second=4) if is_live(console) else None
+        )
 
     def __enter__(self) -> TrialProgress:
         if self.live:
@@ -58,9 +61,7 @@ class TrialProgress:
         complete = trial.state == "complete" and trial.score is not None
         if complete and (self.best is None or self._value(trial) > self._value(self.best)):
             self.best = trial
-        if self.live:
-            self.live.update(self._table())
-        elif event == "end":
+        if self.live is None and event == "end":
             self.console.print(self._line(trial))
 
     def add_earlier(self, trials: Iterable[Trial]) -> None:

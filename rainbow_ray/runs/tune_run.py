@@ -86,6 +86,7 @@ def _run_on_ray(
     sweep: SweepPlan, run_dir: RunDir | None, resources: RayResources, console: Console, stopwatch: Stopwatch
 ) -> None:
     """Prepare the data, print the header, and run the sweep unless this is a dry run."""
+    from rainbow_ray.checks.estimate import closing_seconds
     from rainbow_ray.runs.sweep_plan import (
         budget_seconds,
         describe_forecast,
@@ -104,10 +105,12 @@ def _run_on_ray(
     estimate = estimate_sweep(sweep.plan, data, n_concurrent)
     forecast = SweepForecast(estimate.costs, sweep.space, config, n_concurrent)
     n_ended = forecast.observe_log(run_dir.file("trials.jsonl")) if run_dir is not None else 0
-    expected = describe_forecast(config, forecast, n_ended, estimate.closing_seconds)
+    after_seconds = closing_seconds(config, estimate.costs, n_concurrent)
+    expected = describe_forecast(config, forecast, n_ended, after_seconds)
     print_sweep_header(sweep, data, n_concurrent, expected, console)
-    trial_seconds = estimate.costs.forecast(config).seconds
-    seconds = budget_seconds(config, stopwatch.started, estimate.closing_seconds, trial_seconds)
+    # trials of earlier starts are results already
+    trial_seconds = 0.0 if n_ended else estimate.costs.encode_seconds + estimate.costs.forecast(config).seconds
+    seconds = budget_seconds(config, stopwatch.started, after_seconds, trial_seconds)
     if run_dir is None:
         return
 

@@ -92,8 +92,9 @@ class Trainer:
         set_deterministic(config.reproducibility.deterministic)
         device, device_notes = pick_device(config.training.device)
         precision, precision_notes = pick_training_precision(config, data.input_spec, device)
-        if len(set(process_group.all_gather_object(precision.name))) > 1:  # measured on unequal machines
-            precision, precision_notes = Precision(None), []
+        if len(set(process_group.all_gather_object(precision.name))) > 1:
+            precision = Precision(None)
+            precision_notes = [*precision_notes, "training.mixed_precision: fp32, since workers' machines differ"]
         self.is_solved = is_solved_run(config, data.dataset, data.task, data.input_spec)
         self.train, self.inner = self._split()
         self.planner = EpochPlanner(config, self.dataset, data.task, self.train)

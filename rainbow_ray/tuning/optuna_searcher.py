@@ -19,11 +19,12 @@ from typing_extensions import override
 
 from rainbow_ray.config.schema import SEEDS
 from rainbow_ray.training.cross_validation import RESTARTS
-from rainbow_ray.tuning.optuna_study import TRIAL_STATES, direction_of, make_study, to_optuna_trial
+from rainbow_ray.tuning.optuna_study import TRIAL_STATES, direction_of, make_study, step_of, to_optuna_trial
 from rainbow_ray.tuning.race_scheduler import DONE, SCORE, RaceScheduler
 from rainbow_ray.tuning.search_space import apply_values, default_trial
 from rainbow_ray.tuning.sweep import Sweep, input_key
 from rainbow_ray.tuning.sweep_forecast import N_CANDIDATES, choice_weights
+from rainbow_ray.tuning.trial import cache_seconds
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, Report, State, Trial
 from rainbow_ray.utils.errors import InputError
 
@@ -69,6 +70,7 @@ class TPESearcher(Searcher):  # type: ignore[misc]
         self.scheduler = RaceScheduler(sweep)
         self.numbers = self.scheduler.numbers
         self._interrupted = sorted(self.trial_log.interrupted, key=lambda trial: trial.number)
+        self._continued = {trial.number for trial in self._interrupted}
         self._optuna_trials: dict[str, optuna.Trial] = {}
         self._started_at: dict[str, float] = {}
         self._variants: dict[str, list[Any]] = {}  # object references of data by input key
@@ -91,6 +93,8 @@ class TPESearcher(Searcher):  # type: ignore[misc]
             return
         number = self.numbers[trial_id]
         reports = self.trial_log.trials[number].reports
+        if reports and reports[-1].percent > result[DONE]:
+            self._continued.add(number)  # its actor died
         if not reports or reports[-1].percent < result[DONE]:  # a trial whose actor died reports its rungs again
             comparison = self.scheduler.comparisons.get(trial_id)
             compared = (None, None) if comparison is None else (comparison.incumbent, comparison.incumbent_score)
@@ -108,8 +112,10 @@ class TPESearcher(Searcher):  # type: ignore[misc]
             return  # the sweep was interrupted: its next start runs this trial again
         state, score, reason = outcome
         seconds = time.monotonic() - self._started_at[trial_id]
-        if state != "failed" and self.sweep.forecast is not None:
-            self.sweep.forecast.observe(trial, result.get(SECONDS, seconds))
+        # the time of a trial that continued from finished folds is not that of its whole work
+        if state != "failed" and self.sweep.forecast is not None and number not in self._continued:
+            encode_seconds = cache_seconds(self.sweep.context, [number])["spent"]
+            self.sweep.forecast.observe(trial, max(0.0, result.get(SECONDS, seconds) - encode_seconds))
         self.trial_log.end(number, state, score=score, seconds=seconds, reason=reason)
         self._tell(trial_id, self.trial_log.trials[number])
 
@@ -163,30 +169,19 @@ class TPESearcher(Searcher):  # type: ignore[misc]
 
     def _choose(self, proposals: list[Proposal], number: int) -> Proposal:
         """Choose a proposal by its forecast cost; end the others in the study."""
-        if len(proposals) == 1:
+        if len(proposals) == 1 or self.sweep.forecast is None:
             return proposals[0]
-        costs = np.array([self._forecast_seconds(values) for _, values in proposals])
-        n_started = len(self.trial_log.trials)
+        costs = [self.sweep.forecast.cost_of(values) for _, values in proposals]
+        seconds = np.array([np.nan if cost is None else cost.seconds for cost in costs])
         spent, seconds_left = self.budget() if self.budget is not None else (0.0, np.inf)
-        exponent = 1 - min(1.0, max(spent, n_started / self.sweep.n_trials))
-        weights = choice_weights(costs, exponent)
-        if (costs <= seconds_left).any():  # a trial that the budget would stop brings nothing
-            weights = np.where(costs <= seconds_left, weights, 0.0)
+        exponent = 1 - min(1.0, max(spent, len(self.trial_log.trials) / self.sweep.n_trials))
+        weights = choice_weights(seconds, exponent, seconds_left)
         rng = np.random.default_rng([self.sweep.config.reproducibility.seed, number])
-        chosen = int(rng.choice(len(proposals), p=weights / weights.sum()))
+        chosen = int(rng.choice(len(proposals), p=weights))
         for index, (optuna_trial, _) in enumerate(proposals):
             if index != chosen:
                 self.study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
         return proposals[chosen]
-
-    def _forecast_seconds(self, values: dict[str, Any]) -> float:
-        """Return the forecast seconds of a proposal; 0 for an invalid one, which fails at once."""
-        assert self.sweep.forecast is not None
-        try:
-            config = apply_values(self.sweep.config, values, "a proposal")
-        except InputError:
-            return 0.0
-        return self.sweep.forecast.costs.forecast(config).seconds
 
     def _tell(self, trial_id: str, trial: Trial) -> None:
         optuna_trial = self._optuna_trials.get(trial_id)
@@ -194,7 +189,7 @@ class TPESearcher(Searcher):  # type: ignore[misc]
             self._add_to_study(trial)
             return
         for report in trial.reports:
-            optuna_trial.report(report.score, step=round(report.percent))
+            optuna_trial.report(report.score, step=step_of(report.percent))
         value = trial.score if trial.state == "complete" else None
         self.study.tell(optuna_trial, value, state=TRIAL_STATES[trial.state])
 

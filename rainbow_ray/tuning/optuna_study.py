@@ -51,6 +51,18 @@ def make_study(direction: Literal["maximize", "minimize"], sampler: BaseSampler 
         return optuna.create_study(direction=direction, sampler=sampler, pruner=optuna.pruners.NopPruner())
 
 
+def step_of(percent: float) -> int:
+    """Return the step of an intermediate value; Optuna's steps are whole numbers.
+
+    Args:
+        percent: Work done, in percent.
+
+    Returns:
+        Thousandths of a percent, which differ for any number of folds.
+    """
+    return round(1000 * percent)
+
+
 def to_optuna_trial(trial: Trial) -> optuna.trial.FrozenTrial:
     """Convert a trial that has ended.
 
@@ -58,14 +70,14 @@ def to_optuna_trial(trial: Trial) -> optuna.trial.FrozenTrial:
         trial: A trial whose state is complete, pruned or failed.
 
     Returns:
-        The trial with its parameters, intermediate values (by percent of the work done) and user attributes.
+        The trial with its parameters, intermediate values (by the work done, see `step_of`) and user attributes.
     """
     return optuna.trial.create_trial(
         state=TRIAL_STATES[trial.state],
         value=trial.score if trial.state == "complete" else None,
         params=trial.params,
         distributions={key: json_to_distribution(text) for key, text in trial.distributions.items()},
-        intermediate_values={round(report.percent): report.score for report in trial.reports},
+        intermediate_values={step_of(report.percent): report.score for report in trial.reports},
         user_attrs={"number": trial.number, "seconds": trial.seconds, "reason": trial.reason},
     )
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from typing_extensions import override
 
 from rainbow_ray.tuning.racing import Comparison, Race
 from rainbow_ray.tuning.sweep import Sweep
 from rainbow_ray.tuning.trial import out_of_fold
-from rainbow_ray.tuning.trial_log import FULL_BUDGET
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, is_end_of_fold
 
 # Keys of the results that trials report to Ray Tune, which takes a result with the key `done` for the last one. SCORES
 # holds the scores of all examples so far, in a list, so that Ray Tune does not look into the array.
 DONE, SCORE, SCORES = "work_done", "score", "scores"
-TOLERANCE = 1e-6  # of percentages
 
 
 class RaceScheduler(FIFOScheduler):  # type: ignore[misc]
@@ -29,17 +29,18 @@ class RaceScheduler(FIFOScheduler):  # type: ignore[misc]
 
     Attributes:
         stopped: Ray Tune's ids of the trials that were stopped early.
-        comparisons: Newest comparison of each trial with the best complete one, by Ray Tune's id.
+        comparisons: Newest comparison of each trial with the best complete one, if any, by Ray Tune's id.
         numbers: Number of each trial by Ray Tune's id, which the searcher enters.
     """
 
     def __init__(self, sweep: Sweep) -> None:
         super().__init__()
         self.stopped: set[str] = set()
-        self.comparisons: dict[str, Comparison] = {}
+        self.comparisons: dict[str, Comparison | None] = {}
         self.numbers: dict[str, int] = {}
         self._sweep, self._prunes = sweep, sweep.config.tune.prune
-        self._fold_percent = FULL_BUDGET / len(sweep.context.train_val_indices)
+        self._n_folds = len(sweep.context.train_val_indices)
+        self._in_first_fold: dict[int, dict[float, np.ndarray]] = {}  # scores by trial and fraction
         self._race = Race(
             sweep.context.shared, sweep.context.train_val_indices, alpha=sweep.config.tune.race_alpha,
             larger_is_better=sweep.larger_is_better,
@@ -52,23 +53,26 @@ class RaceScheduler(FIFOScheduler):  # type: ignore[misc]
 
     @override
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        percent, (scores,) = result.get(DONE, FULL_BUDGET), result.get(SCORES, [None])
-        self.comparisons.pop(trial.trial_id, None)
-        if scores is None:  # the trial failed
+        trial_id, percent, container = trial.trial_id, result.get(DONE, FULL_BUDGET), result.get(SCORES, [None])
+        scores, container[0] = container[0], None  # Ray Tune keeps the last result of each trial
+        if scores is None:  # the trial failed, or Ray Tune repeats its last result
             return str(TrialScheduler.CONTINUE)
-        n_folds = percent / self._fold_percent
+        number, is_complete = self.numbers[trial_id], percent >= FULL_BUDGET
+        fraction = None if is_end_of_fold(percent, self._n_folds) else percent * self._n_folds / FULL_BUDGET
+        if fraction is not None:
+            self._in_first_fold.setdefault(number, {})[fraction] = scores
         comparison = self._race.compare(
-            scores, are_final=abs(n_folds - round(n_folds)) < TOLERANCE,
-            relative_cost=self._relative_cost(self.numbers[trial.trial_id], percent),
+            scores, fraction=fraction, relative_cost=self._relative_cost(number, percent),
+            decide=self._prunes and not is_complete,
         )  # fmt: skip
-        if comparison is not None:
-            self.comparisons[trial.trial_id] = comparison
-        if percent >= FULL_BUDGET:
-            self._race.add_complete(self.numbers[trial.trial_id], result[SCORE], scores)
+        self.comparisons[trial_id] = comparison
+        if is_complete:
+            self._race.add_complete(number, result[SCORE], scores, self._in_first_fold.pop(number, {}))
             return str(TrialScheduler.STOP)
-        if not self._prunes or comparison is None or not comparison.loses:
+        if comparison is None or not comparison.loses:
             return str(TrialScheduler.CONTINUE)
-        self.stopped.add(trial.trial_id)
+        self._in_first_fold.pop(number, None)
+        self.stopped.add(trial_id)
         return str(TrialScheduler.STOP)
 
     def _relative_cost(self, number: int, percent: float) -> float:

@@ -15,7 +15,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from rainbow_ray.tasks.scores import decode_folds, is_scored
 from rainbow_ray.training.cross_validation import FitContext
 
 MIN_DRAWS, MAX_DRAWS = 100, 400  # fewer for many songs, whose differences are known more precisely
+MAX_ERROR = 0.01  # probability that a trial that does not lose wins none of the draws so far; then it loses early
 DRAWN_ROWS = 2_000_000  # about as many rows are drawn for one comparison
 MAX_REQUIRED_PROBABILITY = 0.25  # of a trial that costs far more than others
 PRIOR_SONGS = 4.0  # chosen by `tests/benchmarks/racing.py`, as a whole number of songs between 1 and 16
@@ -60,6 +61,8 @@ class PooledScores:
     rows: np.ndarray
     scores: np.ndarray
 
+
+TOLERANCE = 1e-6
 
 Folds = list[tuple[np.ndarray, np.ndarray]]  # indices of the training set and of the validation set of each fold
 
@@ -113,59 +116,89 @@ class Race:
         self.sign = 1.0 if larger_is_better else -1.0
         self.incumbent: int | None = None
         self._incumbent_score = -math.inf
-        self._incumbent_scores: np.ndarray | None = None
+        self._final: np.ndarray | None = None
+        self._in_first_fold: dict[float, np.ndarray] = {}
         val = np.concatenate([val for _, val in folds])
         self._n_songs = len(np.unique(song_codes(context.dataset, np.sort(val))))
 
-    def add_complete(self, number: int, score: float, scores: np.ndarray) -> None:
+    def add_complete(
+        self, number: int, score: float, scores: np.ndarray, in_first_fold: Mapping[float, np.ndarray] | None = None
+    ) -> None:
         """Add a complete trial, which is the one to beat if it is the best.
 
         Args:
             number: Number of the trial.
             score: Its score on all folds.
             scores: Its out-of-fold scores, `(examples, …)`.
+            in_first_fold: Its scores in the middle of the first fold, by the fraction of its epochs.
         """
         is_better = self.sign * score > self._incumbent_score
         is_as_good = self.sign * score == self._incumbent_score and number < (self.incumbent or 0)
         if is_better or is_as_good:
-            self.incumbent, self._incumbent_score, self._incumbent_scores = number, self.sign * score, scores
+            self.incumbent, self._incumbent_score, self._final = number, self.sign * score, scores
+            self._in_first_fold = dict(in_first_fold or {})
 
-    def compare(self, scores: np.ndarray, *, are_final: bool = True, relative_cost: float = 1.0) -> Comparison | None:
+    def compare(
+        self, scores: np.ndarray, *, fraction: float | None = None, relative_cost: float = 1.0, decide: bool = True
+    ) -> Comparison | None:
         """Compare a trial with the best complete one.
+
+        In the middle of a fit, it is compared with the scores of the best trial at the same or the next later look. The
+        songs of the fold are then drawn anew, too, and the cost does not count, since its scores will change. Without
+        such scores of the best trial, nothing is decided.
 
         Args:
             scores: Scores of the trial so far, `(examples, …)`, NaN where there is none yet.
-            are_final: Whether these scores stay as they are. Otherwise training goes on, and the scores of these songs
-                are drawn anew, too.
+            fraction: Fraction of the epochs of the first fold, or None at the end of a fold.
             relative_cost: Time that is left of the trial, in relation to a whole usual one.
+            decide: Whether to draw songs; without, no trial loses.
 
         Returns:
             The comparison; None without a complete trial, and where the metric is undefined on these songs.
         """
-        if self._incumbent_scores is None or self.incumbent is None:
+        if self._final is None or self.incumbent is None:
             return None
         task, metric = self.context.task, self.context.config.training.headline
         trial = pool_scores(self.context, self.folds, scores)
         examples = np.flatnonzero(is_scored(scores, task))
-        incumbent = pool_scores(self.context, self.folds, self._incumbent_scores, examples)
+        same_stage = self._final if fraction is None else self._scores_at(fraction)
+        best = pool_scores(self.context, self.folds, self._final if same_stage is None else same_stage, examples)
         targets = self.context.dataset.targets[trial.rows]
-        values = [task.metric(metric, targets, pooled.scores) for pooled in (trial, incumbent)]
+        values = [task.metric(metric, targets, pooled.scores) for pooled in (trial, best)]
         if values[0] is None or values[1] is None:
             return None
-        n_draws = int(np.clip(DRAWN_ROWS // max(1, len(targets)), MIN_DRAWS, MAX_DRAWS))
-        n_needed, n_wins = required_probability(self.alpha, relative_cost) * n_draws, 0
+        loses = False
+        if decide and same_stage is not None:
+            required = self.alpha if fraction is not None else required_probability(self.alpha, relative_cost)
+            loses = self._loses(trial, best, required, keep=fraction is None)
+        return Comparison(self.incumbent, values[0], values[1], loses)
+
+    def _scores_at(self, fraction: float) -> np.ndarray | None:
+        """Return the best trial's scores at a fraction of its first fold, or later in it; None where it has none."""
+        later = [stage for stage in self._in_first_fold if stage >= fraction - TOLERANCE]
+        return self._in_first_fold[min(later)] if later else None
+
+    def _loses(self, trial: PooledScores, best: PooledScores, required: float, *, keep: bool) -> bool:
+        """Return whether the trial is ahead or level in less than the required fraction of the draws."""
+        task, metric = self.context.task, self.context.config.training.headline
+        songs = song_codes(self.context.dataset, trial.rows)
         # each song a second time with the two trials interchanged, as the urn has it
-        targets, songs = np.concatenate([targets, targets]), song_codes(self.context.dataset, trial.rows)
-        ours, theirs = (np.concatenate(pair) for pair in ((trial.scores, incumbent.scores),
-                                                          (incumbent.scores, trial.scores)))  # fmt: skip
-        seed = self.context.config.reproducibility.seed
-        for rows in draw_all_songs(songs, self._n_songs, n_draws, seed=seed, keep=are_final):
+        targets = np.concatenate([self.context.dataset.targets[trial.rows]] * 2)
+        ours, theirs = (
+            np.concatenate(pair) for pair in ((trial.scores, best.scores), (best.scores, trial.scores))
+        )  # fmt: skip
+        n_draws = int(np.clip(DRAWN_ROWS // max(1, len(targets)), MIN_DRAWS, MAX_DRAWS))
+        n_certain = math.log(MAX_ERROR) / math.log(1 - required)
+        seed, n_wins = self.context.config.reproducibility.seed, 0
+        for draw, rows in enumerate(draw_all_songs(songs, self._n_songs, n_draws, seed=seed, keep=keep), start=1):
             drawn = [task.metric(metric, targets[rows], scores[rows]) for scores in (ours, theirs)]
             # undefined on these songs: says nothing against the trial
             n_wins += drawn[0] is None or drawn[1] is None or self.sign * (drawn[0] - drawn[1]) >= 0
-            if n_wins >= n_needed:
-                break
-        return Comparison(self.incumbent, values[0], values[1], loses=n_wins < n_needed)
+            if n_wins >= required * n_draws:
+                return False
+            if n_wins == 0 and draw >= n_certain:
+                return True
+        return True
 
 
 def required_probability(alpha: float, relative_cost: float) -> float:
@@ -225,7 +258,9 @@ def draw_all_songs(songs: np.ndarray, n_songs: int, n_draws: int, *, seed: int, 
     n_drawn = max(0, n_songs - n_given) if keep else n_songs
     weights = np.repeat([1.0, PRIOR_SONGS / n_given], n_given)
     kept = np.repeat([int(keep), 0], n_given)
-    examples, urn = np.arange(2 * len(songs)), np.concatenate([songs, songs + n_given])
+    examples = [np.flatnonzero(songs == song) for song in range(n_given)]
+    examples += [of_song + len(songs) for of_song in examples]
     for _ in range(n_draws):
         counts = kept + rng.multinomial(n_drawn, rng.dirichlet(weights))
-        yield np.repeat(examples, counts[urn])
+        # a song that is drawn twice follows itself as a whole, since metrics of segments read their order
+        yield np.concatenate([examples[song] for song in np.repeat(np.arange(2 * n_given), counts)])

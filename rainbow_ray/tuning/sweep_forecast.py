@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import optuna
 from rainbow_ray.config.schema import Config
 from rainbow_ray.tuning.optuna_study import make_study
 from rainbow_ray.tuning.search_space import Space, apply_values
-from rainbow_ray.tuning.trial_cost import CostModel
+from rainbow_ray.tuning.trial_cost import CostModel, TrialCost
 from rainbow_ray.tuning.trial_log import FULL_BUDGET, Trial, TrialLog
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_duration
@@ -48,24 +49,30 @@ class TimeForecast:
         return f"{median} (80% interval: {low} to {high})"
 
 
-def choice_weights(costs: np.ndarray, exponent: float) -> np.ndarray:
+def choice_weights(seconds: np.ndarray, exponent: float, seconds_left: float = math.inf) -> np.ndarray:
     """Return the probability of choosing each of several proposals.
 
     The searcher prefers gain per second. Its proposals have about the same expected gain, so that a proposal is chosen
-    with a probability proportional to `cost ** -exponent`. The exponent falls from 1 to 0 as the sweep goes on, so that
-    costly configs are tried once cheap ones have been.
+    with a probability proportional to `seconds ** -exponent`. The exponent falls from 1 to 0 as the sweep goes on, so
+    that costly configs are tried once cheap ones have been.
 
     Args:
-        costs: Forecast seconds of the proposals, `(n,)`.
+        seconds: Forecast seconds of the proposals, `(n,)`; NaN for an invalid config.
         exponent: Between 0 and 1.
+        seconds_left: Time that is left. Proposals that take longer are not chosen if any other can be.
 
     Returns:
-        Probabilities, `(n,)`.
+        Probabilities, `(n,)`; 0 for invalid proposals unless all are.
 
     Reference:
         Lee et al. 2020, "Cost-aware Bayesian optimization", section 4.1 (cost cooling).
     """
-    weights = np.maximum(costs, 1e-3) ** -exponent
+    if np.isnan(seconds).all():
+        return np.full(len(seconds), 1 / len(seconds))
+    can_be_chosen = ~np.isnan(seconds)
+    if (seconds <= seconds_left).any():
+        can_be_chosen &= seconds <= seconds_left
+    weights = np.where(can_be_chosen, np.fmax(seconds, 1e-3) ** -exponent, 0.0)
     return np.asarray(weights / weights.sum())
 
 
@@ -114,6 +121,20 @@ class SweepForecast:
                 self.observe(trial, trial.seconds)
         return len(ended)
 
+    def cost_of(self, values: dict[str, Any]) -> TrialCost | None:
+        """Forecast a trial that runs to its end.
+
+        Args:
+            values: Values of config keys.
+
+        Returns:
+            Its cost; None for an invalid config.
+        """
+        try:
+            return self.costs.forecast(apply_values(self.config, values, "a trial"))
+        except InputError:
+            return None
+
     def expected_seconds(self, values: dict[str, Any]) -> float:
         """Forecast a trial, which may be stopped early.
 
@@ -123,11 +144,8 @@ class SweepForecast:
         Returns:
             Expected seconds; 0 for an invalid config, which fails at once.
         """
-        try:
-            config = apply_values(self.config, values, "a trial")
-        except InputError:
-            return 0.0
-        return self.costs.forecast(config).seconds * float(np.mean(self._works()))
+        cost = self.cost_of(values)
+        return 0.0 if cost is None else cost.seconds * float(np.mean(self._works()))
 
     def relative_cost(self, values: dict[str, Any], done: float) -> float:
         """Return what is left of a trial in relation to a whole trial of the default config.
@@ -139,11 +157,8 @@ class SweepForecast:
         Returns:
             Ratio of the forecast seconds; 1 for an invalid config.
         """
-        try:
-            config = apply_values(self.config, values, "a trial")
-        except InputError:
-            return 1.0
-        return (1 - done) * self.costs.forecast(config).seconds / self.costs.forecast(self.config).seconds
+        cost = self.cost_of(values)
+        return 1.0 if cost is None else (1 - done) * cost.seconds / self.costs.forecast(self.config).seconds
 
     def time_left(self, n_ended: int, running: Sequence[float] = ()) -> TimeForecast:
         """Forecast the time until all trials have ended.
@@ -163,30 +178,44 @@ class SweepForecast:
         n_left = max(0, self.n_trials - n_ended - len(running))
         n_simulated = min(n_left, MAX_SIMULATED_TRIALS)
         works = self._works()
+        # nothing is stopped before the first trial, the config itself, is complete
+        is_first = n_ended + len(running) == 0 and n_simulated > 0
+        n_whole = min(self.n_concurrent, n_simulated) if n_ended == 0 else 0
         totals = np.empty(N_SIMULATIONS)
         for simulation in range(N_SIMULATIONS):
-            chosen = self._choose(rng, seconds, n_ended + len(running), n_simulated)
+            chosen = self._choose(rng, seconds, n_ended + len(running), n_left, n_simulated)
             # an error of the forecast is common to all trials of a kind
             errors = np.exp(rng.normal(size=2)[kinds[chosen].astype(int)] * deviations[chosen])
-            trials = seconds[chosen] * errors * rng.choice(works, n_simulated)
+            work = rng.choice(works, n_simulated)
+            work[:n_whole] = 1.0
+            trials = seconds[chosen] * errors * work
+            if is_first:
+                default = self.costs.forecast(self.config)
+                deviation = self.costs.deviation(trains_encoder=default.trains_encoder)
+                trials[0] = default.seconds * np.exp(rng.normal() * deviation)
             total = sum(running) + trials.sum() * (n_left / max(1, n_simulated))
             totals[simulation] = max(total / self.n_concurrent, trials.max(initial=0.0), max(running, default=0.0))
+        if n_ended == 0:
+            totals += self.costs.encode_seconds
         return TimeForecast(*(float(value) for value in np.quantile(totals, QUANTILES)))
 
     def _works(self) -> np.ndarray:
         """Return fractions of their work that trials do."""
         return np.array([*PRIOR_WORK, *self._work]) if self.config.tune.prune else np.ones(1)
 
-    def _choose(self, rng: np.random.Generator, seconds: np.ndarray, n_before: int, n_trials: int) -> np.ndarray:
-        """Return indices of drawn trials, chosen as the searcher does."""
+    def _choose(
+        self, rng: np.random.Generator, seconds: np.ndarray, n_before: int, n_left: int, n_trials: int
+    ) -> np.ndarray:
+        """Return indices of `n_trials` of the trials that are left, chosen from the draws as the searcher does."""
         if not self.config.tune.cost_aware:
             return rng.integers(0, len(seconds), n_trials)
         candidates = rng.integers(0, len(seconds), (n_trials, N_CANDIDATES))
-        exponents = np.clip(1 - (n_before + np.arange(n_trials)) / self.n_trials, 0, 1)
+        positions = n_before + np.arange(n_trials) * (n_left / max(1, n_trials))
+        exponents = np.clip(1 - positions / self.n_trials, 0, 1)
         weights = seconds[candidates] ** -exponents[:, None]
         cumulative = np.cumsum(weights, axis=1)
-        positions = (cumulative < rng.random((n_trials, 1)) * cumulative[:, -1:]).sum(axis=1)
-        return np.asarray(candidates[np.arange(n_trials), positions])
+        columns = (cumulative < rng.random((n_trials, 1)) * cumulative[:, -1:]).sum(axis=1)
+        return np.asarray(candidates[np.arange(n_trials), columns])
 
 
 def _draw_configs(space: Space, config: Config) -> list[Config]:

@@ -71,7 +71,8 @@ class _Errors:
 class CostModel:
     """Forecasts trials from the passes of their examples through trained layers, and from their steps.
 
-    Frozen layers cost nothing: their outputs are computed once for all trials.
+    Frozen layers cost a trial nothing: their outputs are computed once for all trials, in `encode_seconds`. Encoders
+    other than the default config's are forecast as if they were of its size.
 
     Args:
         dataset: All examples.
@@ -91,6 +92,12 @@ class CostModel:
         self._n_train, self._n_val = len(train), len(val)
         self._n_songs = count_songs(dataset, train)
         self._errors = {trains_encoder: _Errors() for trains_encoder in (False, True)}
+
+    @property
+    def encode_seconds(self) -> float:
+        """Time in which the outputs of all layers are computed once."""
+        n_layers = self.rates.text_layers + self.rates.audio_layers
+        return len(self.dataset) * n_layers * self.rates.layer_seconds
 
     def forecast(self, config: Config) -> TrialCost:
         """Return the forecast of a trial, corrected by the trials that have ended.
@@ -121,7 +128,7 @@ class CostModel:
         Args:
             config: Config of the trial.
             work: Fraction of its work that it did, in (0, 1].
-            seconds: Its duration.
+            seconds: Its duration, without the outputs of frozen layers.
         """
         cost = self._uncorrected(config)
         self._errors[cost.trains_encoder].values.append(math.log(max(seconds, 1e-3) / (cost.seconds * work)))

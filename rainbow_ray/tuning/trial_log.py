@@ -17,6 +17,7 @@ from rainbow_ray.config.keys import short_names
 from rainbow_ray.config.renamed_keys import present_json, present_value, with_present_keys
 
 State = Literal["running", "complete", "pruned", "failed"]
+TOLERANCE = 1e-6  # of numbers of folds
 FULL_BUDGET = 100.0  # `done` of a trial that ran all its folds and epochs
 
 
@@ -193,6 +194,20 @@ class TrialLog:
             trial.seconds, trial.reason = event["seconds"], event["reason"]
 
 
+def is_end_of_fold(percent: float, n_folds: int) -> bool:
+    """Return whether a score stands on whole folds.
+
+    Args:
+        percent: Work done, in percent.
+        n_folds: Number of folds of a trial.
+
+    Returns:
+        False for a score in the middle of a fit.
+    """
+    folds = percent * n_folds / FULL_BUDGET
+    return abs(folds - round(folds)) < TOLERANCE
+
+
 def describe_progress(percent: float, n_folds: int) -> str:
     """Return the folds that a score stands on.
 
@@ -204,9 +219,8 @@ def describe_progress(percent: float, n_folds: int) -> str:
         A text such as `2 of 5 folds`, or `25% of fold 1` for a score in the middle of a fit.
     """
     folds = percent * n_folds / FULL_BUDGET
-    complete = round(folds)
-    if abs(folds - complete) < 1e-6:
-        return f"{complete} of {n_folds} {'fold' if n_folds == 1 else 'folds'}"
+    if is_end_of_fold(percent, n_folds):
+        return f"{round(folds)} of {n_folds} {'fold' if n_folds == 1 else 'folds'}"
     return f"{folds % 1:.0%} of fold {int(folds) + 1}"
 
 

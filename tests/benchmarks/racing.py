@@ -33,7 +33,7 @@ from rainbow_ray.training.cross_validation import FitContext, FitJob, run_job
 from rainbow_ray.tuning.racing import Folds, Race, pooled_score
 from rainbow_ray.tuning.search_space import apply_values
 from rainbow_ray.tuning.trial import make_rungs
-from rainbow_ray.tuning.trial_log import FULL_BUDGET
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, is_end_of_fold
 from tests.benchmarks.sweep import record as random_points
 from tests.helpers import data_of, plan_of
 
@@ -174,16 +174,22 @@ Outcome = tuple[list[Recorded], float]  # the trials that completed, and the sec
 
 def _race(order: list[Recorded], *, context: FitContext, folds: Folds, alpha: float, larger: bool) -> Outcome:
     race = Race(context, folds, alpha=alpha, larger_is_better=larger)
-    complete, seconds = [], 0.0
+    complete, seconds, usual_seconds = [], 0.0, order[0].seconds[-1]
     for position, trial in enumerate(order):
+        in_first_fold: dict[float, np.ndarray] = {}
         for (percent, scores), spent in zip(trial.reports, trial.seconds, strict=True):
-            n_folds = percent * FOLDS / FULL_BUDGET
-            comparison = race.compare(scores, are_final=abs(n_folds - round(n_folds)) < 1e-7)
-            if percent < FULL_BUDGET and comparison is not None and comparison.loses:
+            fraction = None if is_end_of_fold(percent, FOLDS) else percent * FOLDS / FULL_BUDGET
+            if fraction is not None:
+                in_first_fold[fraction] = scores
+            relative_cost = (trial.seconds[-1] - spent) / usual_seconds
+            comparison = race.compare(
+                scores, fraction=fraction, relative_cost=relative_cost, decide=percent < FULL_BUDGET
+            )
+            if comparison is not None and comparison.loses:
                 seconds += spent
                 break
         else:
-            race.add_complete(position, trial.score, trial.final)
+            race.add_complete(position, trial.score, trial.final, in_first_fold)
             complete.append(trial)
             seconds += trial.seconds[-1]
     return complete, seconds

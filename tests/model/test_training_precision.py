@@ -29,6 +29,9 @@ def input_spec() -> InputSpec:
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("rainbow_ray.model.device._has_amx", lambda: False)
+    bf16_speedup.cache_clear()
+    yield
+    bf16_speedup.cache_clear()
 
 
 def config_of(freeze="all", layer="last", mixed_precision="auto") -> Config:
@@ -80,11 +83,30 @@ def test_a_machine_is_measured_once(monkeypatch, tmp_path):
     set_speedup(monkeypatch, 2.0)
     assert bf16_speedup() == 2.0
     set_speedup(monkeypatch, 3.0)
+    bf16_speedup.cache_clear()  # as in another process
     assert bf16_speedup() == 2.0
+    assert len(list((tmp_path / "rainbow_ray" / "precision").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("value", ["", "NaN", "Infinity", "-1", '"9"', "null"])
+def test_a_damaged_file_is_measured_again(monkeypatch, tmp_path, value):
+    set_speedup(monkeypatch, 2.0)
+    bf16_speedup()
     (path,) = (tmp_path / "rainbow_ray" / "precision").glob("*.json")
-    assert json.loads(path.read_text())["threads"] == torch.get_num_threads()
-    path.write_text("{")
-    assert bf16_speedup() == 3.0, "a damaged file is measured again"
+    path.write_text(f'{{"bf16_speedup": {value}}}')
+    set_speedup(monkeypatch, 3.0)
+    bf16_speedup.cache_clear()
+    assert bf16_speedup() == 3.0
+    assert json.loads(path.read_text())["bf16_speedup"] == 3.0
+
+
+def test_a_result_that_cannot_be_kept_is_used(monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    set_speedup(monkeypatch, 2.0)
+    monkeypatch.setattr(training_precision, "atomic_write", fail)
+    assert bf16_speedup() == 2.0
 
 
 def test_a_measurement_leaves_the_random_generator_alone():

@@ -81,17 +81,25 @@ def test_a_first_forecast_that_was_far_off_is_said_once(tmp_path, clock, median,
 
 
 @pytest.mark.parametrize(
-    ("minutes", "usd", "least"),
-    [(0.5, None, "--budget-minutes: 0.5 minutes"), (2.0, 0.001, "--budget-usd: 0.6 minutes")],
+    ("minutes", "usd", "flags"),
+    [
+        (0.5, None, ["--budget-minutes"]),
+        (2.0, 0.001, ["--budget-usd"]),
+        (0.5, 0.001, ["--budget-minutes", "--budget-usd"]),
+    ],
 )
-def test_a_budget_that_is_too_small_for_a_trial_names_the_least_that_works(clock, monkeypatch, minutes, usd, least):
-    monkeypatch.setattr("time.perf_counter", lambda: 20.0)
+def test_budgets_that_are_too_small_for_a_trial_name_the_least_that_works(monkeypatch, minutes, usd, flags):
+    now = SimpleNamespace(seconds=20.0)
+    monkeypatch.setattr("time.perf_counter", lambda: now.seconds)
     config = Config()
     config.tune.budget_minutes, config.tune.budget_usd, config.logging.usd_per_hour = minutes, usd, 0.1
-    with pytest.raises(InputError, match=least) as caught:
+    with pytest.raises(InputError, match="minutes are too few for one trial") as caught:
         budget_seconds(config, 0.0, closing_seconds=30.0, trial_seconds=12.0)
-    (message,) = caught.value.problems
-    flag, value = message.rpartition("at least ")[2].split()[:2]
-    setattr(config.tune, flag.removeprefix("--").replace("-", "_"), float(value))
+    assert [message.split(":")[0] for message in caught.value.problems] == flags
+    for message in caught.value.problems:
+        flag, value = message.rpartition("at least ")[2].split()[:2]
+        setattr(config.tune, flag.removeprefix("--").replace("-", "_"), float(value))
+    now.seconds = 23.0  # the next start takes a little longer
     seconds = budget_seconds(config, 0.0, closing_seconds=30.0, trial_seconds=12.0)
-    assert 12.0 <= seconds < 50.0
+    assert 12.0 <= seconds < 60.0
+    assert budget_seconds(config, 0.0, closing_seconds=30.0, trial_seconds=0.0) == seconds

@@ -103,7 +103,10 @@ def finish(sweep, searcher: TPESearcher, name: str) -> None:
     optuna.__version__.split(".")[0] != PROPOSALS["optuna"].split(".")[0], reason="another version of the sampler"
 )
 def test_the_proposals_of_a_seed_are_those_of_earlier_versions(sweep, tmp_path):
-    """`proposals.json` was recorded with the searcher of version 0.1, a subclass of Ray's `OptunaSearch`."""
+    """`proposals.json` was recorded with the searcher of version 0.1, a subclass of Ray's `OptunaSearch`.
+
+    Its states are those of the race, and its proposals those without a choice by cost.
+    """
     sweep.space = Space(suggest_conditionally, "test:space", __file__)
     for start, prefix, n_trials in (("first_start", "a", 20), ("second_start", "b", 8)):
         proposals = propose(sweep, prefix, n_trials)
@@ -198,6 +201,34 @@ def test_a_trial_that_the_budget_would_stop_is_not_chosen(sweep):
     dropouts = propose_by_cost(sweep, 20, budget=lambda: (0.99, 50.0))
     assert max(dropouts) <= 0.5
     assert len(dropouts) == 19
+
+
+def test_invalid_proposals_are_not_chosen(sweep):
+    def suggest(trial) -> None:
+        trial.suggest_int("training.epochs", -5, 15)
+
+    sweep.space, sweep.config.tune.trials, sweep.n_trials = Space(suggest, "s", __file__), 30, 30
+    sweep.forecast = SweepForecast(DropoutCosts(), sweep.space, sweep.config, 1)
+    searcher = make_searcher(sweep)
+    for i in range(30):
+        run(sweep, searcher, f"t{i}", 0.8)
+    epochs = [trial.values["training.epochs"] for trial in sweep.trial_log.ended if trial.values]
+    assert min(epochs) >= 1
+
+
+def test_trials_that_continue_from_finished_folds_do_not_correct_forecasts(sweep, tmp_path):
+    observed: list[int] = []
+
+    def searcher_with_forecast() -> TPESearcher:
+        sweep.forecast = SweepForecast(DropoutCosts(), sweep.space, sweep.config, 1)
+        sweep.forecast.observe = lambda trial, seconds: observed.append(trial.number)
+        return make_searcher(sweep)
+
+    run(sweep, searcher_with_forecast(), "a", 0.8)
+    searcher_with_forecast().suggest("interrupted")
+    sweep.trial_log = TrialLog(tmp_path / "trials.jsonl")
+    assert run(sweep, searcher_with_forecast(), "again", 0.8) == 1
+    assert observed == [0]
 
 
 def test_a_space_sees_the_number_of_its_trial(sweep):

@@ -59,12 +59,30 @@ def test_a_song_alone_decides_nothing(race):
     assert not race.compare(scores_of(0.8, 1)).loses
 
 
-def test_scores_in_the_middle_of_a_fit_are_weaker_evidence(race):
-    """The same scores: final, they count for the songs themselves; in the middle of a fit, they are an estimate."""
+def test_in_the_middle_of_a_fit_the_best_trial_is_at_the_same_stage(race, monkeypatch):
+    monkeypatch.setattr("rainbow_ray.tuning.racing.PRIOR_SONGS", 1.0)  # ten songs would not do
+    early = {0.25: scores_of(0.3, 1), 0.5: scores_of(1.0, 1)}
+    race.add_complete(0, 0.9, scores_of(0.9, N_FOLDS), early)
+    comparison = race.compare(scores_of(0.3, 1), fraction=0.25)
+    assert comparison.incumbent_score == pytest.approx(0.3)
+    assert not comparison.loses
+    assert race.compare(scores_of(0.3, 1), fraction=0.3).incumbent_score == 1.0, "the next later look"
+    assert race.compare(scores_of(0.0, 1), fraction=0.5, relative_cost=1.0).loses
+    assert not race.compare(scores_of(0.8, 1), fraction=0.5, relative_cost=1e6).loses, "there, the cost does not count"
+
+
+def test_without_scores_at_the_same_stage_nothing_is_decided(race):
     race.add_complete(0, 0.9, scores_of(0.9, N_FOLDS))
-    trial = scores_of(0.8, 4, first=True)
-    assert race.compare(trial, are_final=True).loses
-    assert not race.compare(trial, are_final=False).loses
+    comparison = race.compare(scores_of(0.0, 1), fraction=0.25)
+    assert comparison.incumbent_score == pytest.approx(0.9), "shown"
+    assert not comparison.loses
+    assert race.compare(scores_of(0.0, 1)).loses, "at the end of the fold"
+
+
+def test_without_a_decision_scores_are_compared(race):
+    race.add_complete(0, 0.9, scores_of(0.9, N_FOLDS))
+    comparison = race.compare(scores_of(0.0, 3), decide=False)
+    assert (comparison.score, comparison.loses) == (0.0, False)
 
 
 def test_a_costly_trial_must_be_more_likely_to_win(race):
@@ -107,7 +125,17 @@ def test_draws_hold_all_songs_that_were_scored_and_as_many_as_there_are():
     assert all(np.array_equal(rows, np.arange(5)) for rows in whole), "nothing is left to draw"
 
 
-def test_songs_of_segments_are_drawn_as_a_whole(tmp_path):
+def test_songs_of_segments_are_drawn_as_a_whole():
+    """Metrics of segments start a new song wherever the position does not rise."""
+    songs, position = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 0, 1])
+    position = np.concatenate([position, position])
+    for rows in draw_all_songs(songs, 6, 50, seed=0, keep=True):
+        drawn = np.split(position[rows], np.flatnonzero(np.diff(position[rows]) <= 0) + 1)
+        assert len(drawn) == 6
+        assert all(np.array_equal(of_song, np.arange(len(of_song))) for of_song in drawn)
+
+
+def test_songs_of_segments_are_found(tmp_path):
     from rainbow_ray.data.segments import SequenceIndex
 
     context = song_context(tmp_path)

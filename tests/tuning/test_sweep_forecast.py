@@ -18,6 +18,8 @@ CHEAP, COSTLY = 1.0, 100.0
 class Costs:
     """Forecasts of two kinds of trials, which a key tells apart."""
 
+    encode_seconds = 0.0
+
     def __init__(self) -> None:
         self.observed: list[tuple[float, float]] = []
 
@@ -46,7 +48,7 @@ def forecast_of(config, **keys) -> SweepForecast:
 def test_the_interval_holds_the_time_of_sweeps_of_the_space(config):
     forecast = forecast_of(config).time_left(0)
     rng = np.random.default_rng(1)
-    totals = [rng.choice([CHEAP, COSTLY], 40).sum() / 2 for _ in range(2000)]
+    totals = [(CHEAP + rng.choice([CHEAP, COSTLY], 39).sum()) / 2 for _ in range(2000)]
     inside = np.mean([forecast.low <= total <= forecast.high for total in totals])
     assert 0.7 < inside < 0.9
     assert forecast.median == pytest.approx(np.median(totals), rel=0.05)
@@ -75,9 +77,20 @@ def test_running_trials_and_those_that_ended_count(config):
     assert forecast.time_left(20).median == pytest.approx(forecast.time_left(0).median / 2, rel=0.1)
 
 
-def test_a_sweep_of_many_trials_is_extrapolated(config):
-    few, many = forecast_of(config, trials=200).time_left(0), forecast_of(config, trials=20_000).time_left(0)
+@pytest.mark.parametrize("cost_aware", [False, True])
+def test_a_sweep_of_many_trials_is_extrapolated(config, cost_aware):
+    few, many = (forecast_of(config, trials=n, cost_aware=cost_aware).time_left(0) for n in (200, 20_000))
     assert many.median == pytest.approx(100 * few.median, rel=0.1)
+
+
+def test_the_first_trial_is_the_config_itself_and_runs_to_its_end(config):
+    forecast = forecast_of(config, trials=1, prune=True)
+    forecast.config.model.classifier.dropout = 0.0
+    assert forecast.time_left(0).high == pytest.approx(CHEAP, rel=0.05)
+    assert forecast.time_left(0).low == pytest.approx(CHEAP, rel=0.05)
+    forecast.costs.encode_seconds = 50.0
+    assert forecast.time_left(0).median == pytest.approx(50.0 + CHEAP, rel=0.05), "hidden states are computed first"
+    assert forecast_of(config, trials=2).time_left(1).median < 50.0 + COSTLY
 
 
 def test_trials_of_earlier_starts_correct_the_forecast(config, tmp_path):
@@ -108,8 +121,15 @@ def test_the_text_has_the_median_and_the_interval():
 
 
 def test_cheap_proposals_are_preferred_the_less_the_further_the_sweep_is():
-    costs = np.array([1.0, 4.0, 0.0])
-    np.testing.assert_allclose(choice_weights(costs[:2], 1.0), [0.8, 0.2])
-    np.testing.assert_allclose(choice_weights(costs[:2], 0.5), [2 / 3, 1 / 3])
-    np.testing.assert_allclose(choice_weights(costs, 0.0), np.full(3, 1 / 3))
-    assert choice_weights(costs, 1.0)[2] > 0.99, "an invalid config fails at once"
+    seconds = np.array([1.0, 4.0])
+    np.testing.assert_allclose(choice_weights(seconds, 1.0), [0.8, 0.2])
+    np.testing.assert_allclose(choice_weights(seconds, 0.5), [2 / 3, 1 / 3])
+    np.testing.assert_allclose(choice_weights(seconds, 0.0), [0.5, 0.5])
+
+
+def test_invalid_proposals_and_those_that_take_too_long_are_avoided():
+    seconds = np.array([1.0, np.nan, 50.0])
+    np.testing.assert_allclose(choice_weights(seconds, 0.0), [0.5, 0.0, 0.5])
+    np.testing.assert_allclose(choice_weights(seconds, 0.0, seconds_left=10.0), [1.0, 0.0, 0.0])
+    np.testing.assert_allclose(choice_weights(seconds, 0.0, seconds_left=0.5), [0.5, 0.0, 0.5])
+    np.testing.assert_allclose(choice_weights(np.full(4, np.nan), 1.0), np.full(4, 0.25))
