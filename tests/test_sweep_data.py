@@ -11,9 +11,11 @@ import pytest
 from rich.console import Console
 
 from rainbow_ray.checks.estimate import closing_seconds
+from rainbow_ray.config.schema import Config
 from rainbow_ray.data.reader import read_rows_locally
 from rainbow_ray.runs import sweep_plan
-from rainbow_ray.runs.sweep_plan import SweepPlan, estimate_sweep, prepare_sweep_data
+from rainbow_ray.runs.run_dir import init_run_dir
+from rainbow_ray.runs.sweep_plan import SweepPlan, changed_rules, estimate_sweep, prepare_sweep_data
 from rainbow_ray.runs.sweep_trials import prepare_variant
 from rainbow_ray.setup import prepare
 from rainbow_ray.training.cross_validation import FitContext
@@ -92,3 +94,12 @@ def test_a_variant_with_equal_texts_across_folds_is_rejected(write_table, tiny_e
     variant = apply_values(plan.config, {"data.text_columns": "lyrics"}, "trial 3")
     with pytest.raises(InputError, match="have equal texts"):
         prepare_variant(variant, data=data, shared=context)
+
+
+def test_rules_that_changed_since_the_first_start_are_named(tmp_path):
+    run_dir = init_run_dir(Config(), tmp_path / "sweep")
+    config = Config()
+    assert changed_rules(run_dir, config) == []
+    config.tune.race_alpha, config.tune.trials = 0.1, 99
+    (note,) = changed_rules(run_dir, config)
+    assert note.startswith("tune.race_alpha is 0.1, and was 0.05 at first")

@@ -102,6 +102,14 @@ def test_a_sweep_has_all_files_and_summary_keys(sweep):
     with (folder / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == [trial_log.trials[n].state for n in range(5)]
+    pruned = rows[4]
+    assert 0 < float(pruned["folds"]) < 3
+    assert trial_log.trials[int(pruned["incumbent"])].state == "complete"
+    assert float(pruned["incumbent_score"]) > float(pruned["score"])
+    assert "80% interval" in output
+    lines = [line for line in output.splitlines() if line.startswith("trial ")]
+    assert len(lines) == 5
+    assert all(" left  " in line for line in lines[:4])
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import yaml
 from rich.console import Console
 
 from rainbow_ray.checks.estimate import SweepEstimate, estimate_trials
@@ -31,6 +32,7 @@ from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_duration
 
 MIN_TRIAL_SECONDS = 5.0  # for all trials together; a budget that leaves less time is rejected
+RULES = ("prune", "race_alpha", "cost_aware")  # keys of `tune` that decide which trials end early, and which are tried
 BUDGET_MARGIN = 1.1  # of the least budget that is named, over the estimate: the next start may take longer
 
 
@@ -114,6 +116,30 @@ def check_space(run_dir: RunDir, parameters: SearchParameters) -> None:
         raise InputError(
             f"--resume: {run_dir.path} searched another space: {'; '.join(differences)}; start a new sweep"
         )
+
+
+def changed_rules(run_dir: RunDir, config: Config) -> list[str]:
+    """Return notes about rules that decide on trials and that differ from those of the sweep's first start.
+
+    Args:
+        run_dir: Folder of the sweep.
+        config: The config of this start.
+
+    Returns:
+        A message for each rule; sweeps of versions without a rule have its default.
+    """
+    try:
+        document = yaml.safe_load(run_dir.file("config.yaml").read_text(encoding="utf-8"))
+        first = Config.model_validate(document).tune
+    except (OSError, ValueError, yaml.YAMLError):  # `open_run` has reported it
+        return []
+    changes = [(name, getattr(first, name), getattr(config.tune, name)) for name in RULES]
+    return [
+        f"tune.{name} is {json.dumps(now)}, and was {json.dumps(before)} at first; trials that have ended stay as they"
+        " are"
+        for name, before, now in changes
+        if before != now
+    ]
 
 
 def prepare_sweep_data(plan: RunPlan) -> PreparedData:

@@ -38,7 +38,7 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
 
     # After `prepare_environment`, which Ray and transformers read when they are imported.
     from rainbow_ray.runs.run_dir import closing, resume_advice
-    from rainbow_ray.runs.sweep_plan import plan_sweep
+    from rainbow_ray.runs.sweep_plan import changed_rules, plan_sweep
     from rainbow_ray.setup.plan import choose_manifest
     from rainbow_ray.utils.console import make_console
 
@@ -51,6 +51,8 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
         return EXIT_SUCCESS
     if options.resume and run_dir is not None:
         console.print(f"Continuing {run_dir.path}")
+        for note in changed_rules(run_dir, sweep.config):
+            console.print(f"Note: {note}")
     stopwatch.mark("imports and checks")
     advice = resume_advice(run_dir) if run_dir is not None else ""
     with raise_on_signal(), closing(run_dir), ray_cluster(options.address, advice) as resources:
