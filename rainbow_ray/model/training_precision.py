@@ -82,6 +82,7 @@ def bf16_speedup() -> float:
     """
     machine = (platform.machine(), _cpu_name(), torch.backends.cpu.get_cpu_capability(), torch.__version__)
     path = make_cache_dir(FOLDER) / f"{hash_parts(*machine)}.json"
+    speedup = None
     try:
         with FileLock(f"{path}.lock"):
             speedup = _read_speedup(path)
@@ -89,9 +90,9 @@ def bf16_speedup() -> float:
                 speedup = measure_bf16_speedup()
                 document = {"bf16_speedup": round(speedup, 3), "machine": machine}
                 atomic_write(path, lambda file: file.write_text(json.dumps(document), encoding="utf-8"), sync=False)
-            return speedup
     except OSError:  # no space, or files of another user: the result is not kept
-        return measure_bf16_speedup()
+        pass
+    return measure_bf16_speedup() if speedup is None else speedup
 
 
 def _read_speedup(path: Path) -> float | None:

@@ -315,12 +315,30 @@ def _missing_files(run_dir: RunDir) -> list[str]:
 def _config_differences(run_dir: RunDir, config: Config) -> list[str]:
     """Return a message for each key in which the config of a run differs."""
     try:
-        document = yaml.safe_load(run_dir.file("config.yaml").read_text(encoding="utf-8"))
-        saved = Config.model_validate(_with_earlier_defaults(document))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        return [f"its config.yaml cannot be read ({' '.join(str(error).split())[:MAX_ERROR_CHARACTERS]})"]
-    saved = with_resolved_paths(saved)
+        saved = with_resolved_paths(read_config(run_dir))
+    except InputError as error:
+        return error.problems
     return _compare(saved.model_dump(exclude=HASH_EXCLUDED), config.model_dump(exclude=HASH_EXCLUDED))
+
+
+def read_config(run_dir: RunDir) -> Config:
+    """Read the config that a run or a sweep was started with.
+
+    Args:
+        run_dir: Its folder.
+
+    Returns:
+        The config, under present names.
+
+    Raises:
+        InputError: `config.yaml` is missing or damaged.
+    """
+    try:
+        document = yaml.safe_load(run_dir.file("config.yaml").read_text(encoding="utf-8"))
+        return Config.model_validate(_with_earlier_defaults(document))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:MAX_ERROR_CHARACTERS]
+        raise InputError(f"its config.yaml cannot be read ({reason})") from error
 
 
 def _with_earlier_defaults(document: Any) -> Any:

@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import yaml
 from rich.console import Console
 
 from rainbow_ray.checks.estimate import SweepEstimate, estimate_trials
@@ -18,7 +17,7 @@ from rainbow_ray.config.keys import short_names
 from rainbow_ray.config.load import Resolved
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.dataset import InMemoryDataset
-from rainbow_ray.runs.run_dir import SPACE, RunDir
+from rainbow_ray.runs.run_dir import SPACE, RunDir, read_config
 from rainbow_ray.setup import prepare
 from rainbow_ray.setup.plan import RunPlan, make_plan
 from rainbow_ray.setup.prepared import PreparedData
@@ -127,12 +126,11 @@ def changed_rules(run_dir: RunDir, config: Config) -> list[str]:
 
     Returns:
         A message for each rule; sweeps of versions without a rule have its default.
+
+    Raises:
+        InputError: The config of the first start cannot be read.
     """
-    try:
-        document = yaml.safe_load(run_dir.file("config.yaml").read_text(encoding="utf-8"))
-        first = Config.model_validate(document).tune
-    except (OSError, ValueError, yaml.YAMLError):  # `open_run` has reported it
-        return []
+    first = read_config(run_dir).tune
     changes = [(name, getattr(first, name), getattr(config.tune, name)) for name in RULES]
     return [
         f"tune.{name} is {json.dumps(now)}, and was {json.dumps(before)} at first; trials that have ended stay as they"

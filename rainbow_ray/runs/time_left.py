@@ -17,11 +17,11 @@ MIN_DIFFERENCE_SECONDS = 60.0
 
 
 class TimeLeft:
-    """Watcher of the trial log that forecasts the time left, and says once if the first forecast was far off.
+    """Watcher of the trial log that forecasts the time left, and reports once that the first forecast was far off.
 
     Args:
         sweep: The sweep, which has a forecast.
-        console: Where it says so.
+        console: Where that is printed.
         budget_seconds: Time limit of the trials, or None.
 
     Attributes:
@@ -35,7 +35,7 @@ class TimeLeft:
         self.budget_seconds = math.inf if budget_seconds is None else budget_seconds
         self.started_at = self.forecast_at = time.monotonic()
         self.first = self.left = self._forecast()
-        self._is_said = False
+        self._is_reported = False
 
     def __call__(self, trial: Trial, event: str) -> None:  # noqa: ARG002
         """Forecast the time left after a trial has ended.
@@ -50,8 +50,8 @@ class TimeLeft:
         total, first = self.forecast_at - self.started_at + self.left.median, self.first.median
         total, first = (min(seconds, self.budget_seconds) for seconds in (total, first))
         is_far_off = not 1 / MAX_RATIO < total / max(first, 1.0) < MAX_RATIO
-        if is_far_off and abs(total - first) > MIN_DIFFERENCE_SECONDS and not self._is_said:
-            self._is_said = True
+        if is_far_off and abs(total - first) > MIN_DIFFERENCE_SECONDS and not self._is_reported:
+            self._is_reported = True
             self.console.print(
                 f"The trials of this start take about {format_duration(total)} in all, not {format_duration(first)} as"
                 " was expected before the first one; forecasts are corrected by the trials that have ended"

@@ -26,10 +26,11 @@ from rainbow_ray.tasks.scores import decode_folds, is_scored
 from rainbow_ray.training.cross_validation import FitContext
 
 MIN_DRAWS, MAX_DRAWS = 100, 400  # fewer for many songs, whose differences are known more precisely
-MAX_ERROR = 0.01  # probability that a trial that does not lose wins none of the draws so far; then it loses early
+MAX_ERROR = 0.01  # probability at which a trial that has won no draw so far is stopped by mistake before the last draw
 DRAWN_ROWS = 2_000_000  # about as many rows are drawn for one comparison
 MAX_REQUIRED_PROBABILITY = 0.25  # of a trial that costs far more than others
-PRIOR_SONGS = 4.0  # chosen by `tests/benchmarks/racing.py`, as a whole number of songs between 1 and 16
+PRIOR_SONGS = 4.0  # of 1, 2, 4, 8 and 16, the least that stopped no eventual winner in `tests/benchmarks/racing.py`
+TOLERANCE = 1e-6  # of fractions of a fit
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,6 @@ class PooledScores:
     rows: np.ndarray
     scores: np.ndarray
 
-
-TOLERANCE = 1e-6
 
 Folds = list[tuple[np.ndarray, np.ndarray]]  # indices of the training set and of the validation set of each fold
 
@@ -143,7 +142,7 @@ class Race:
     ) -> Comparison | None:
         """Compare a trial with the best complete one.
 
-        In the middle of a fit, it is compared with the scores of the best trial at the same or the next later look. The
+        In the middle of a fit, it is compared with the scores of the best trial at the same or the next later rung. The
         songs of the fold are then drawn anew, too, and the cost does not count, since its scores will change. Without
         such scores of the best trial, nothing is decided.
 

@@ -180,6 +180,8 @@ class SweepForecast:
         works = self._works()
         # nothing is stopped before the first trial, the config itself, is complete
         is_first = n_ended + len(running) == 0 and n_simulated > 0
+        default = self.costs.forecast(self.config)
+        default_deviation = self.costs.deviation(trains_encoder=default.trains_encoder)
         n_whole = min(self.n_concurrent, n_simulated) if n_ended == 0 else 0
         totals = np.empty(N_SIMULATIONS)
         for simulation in range(N_SIMULATIONS):
@@ -190,9 +192,7 @@ class SweepForecast:
             work[:n_whole] = 1.0
             trials = seconds[chosen] * errors * work
             if is_first:
-                default = self.costs.forecast(self.config)
-                deviation = self.costs.deviation(trains_encoder=default.trains_encoder)
-                trials[0] = default.seconds * np.exp(rng.normal() * deviation)
+                trials[0] = default.seconds * np.exp(rng.normal() * default_deviation)
             total = sum(running) + trials.sum() * (n_left / max(1, n_simulated))
             totals[simulation] = max(total / self.n_concurrent, trials.max(initial=0.0), max(running, default=0.0))
         if n_ended == 0:

@@ -13,13 +13,14 @@ import optuna
 import pytest
 
 from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.tuning import trial as trials
 from rainbow_ray.tuning.optuna_searcher import DISK_FULL, FAILED, TPESearcher
 from rainbow_ray.tuning.race_scheduler import DONE, SCORE, SCORES
 from rainbow_ray.tuning.search_space import Space
 from rainbow_ray.tuning.sweep_forecast import N_CANDIDATES, SweepForecast
 from rainbow_ray.tuning.trial_cost import TrialCost
-from rainbow_ray.tuning.trial_log import FULL_BUDGET, TrialLog
-from tests.tuning.conftest import N_FOLDS, scores_of
+from rainbow_ray.tuning.trial_log import FULL_BUDGET, TrialLog, is_end_of_fold
+from tests.tuning.conftest import N_FOLDS, scores_of, song_context
 
 PROPOSALS = json.loads(Path(__file__).with_name("proposals.json").read_text())
 
@@ -245,6 +246,19 @@ def test_a_space_sees_the_number_of_its_trial(sweep):
     run(sweep, searcher, "a", 0.8)
     run(sweep, searcher, "b", 0.8)
     assert seen[-N_CANDIDATES:] == [1] * N_CANDIDATES
+
+
+@pytest.mark.parametrize("n_folds", range(3, 31))
+def test_every_rung_is_reported_for_any_number_of_folds(tmp_path, monkeypatch, n_folds):
+    context = song_context(tmp_path, n_folds)
+    dataset = context.shared.dataset
+    monkeypatch.setattr(trials, "_fit", lambda fit_context, job, *_: dataset.targets[job.val])
+    reported: list[float] = []
+    trials.run_trial(context, context.shared, 0, {}, lambda percent, *_: reported.append(percent))
+    ends = [rung for rung in (*context.rungs, FULL_BUDGET) if is_end_of_fold(rung, n_folds)]
+    assert len(ends) == n_folds
+    assert reported == pytest.approx(ends), "this fit reports nothing before its end"
+    assert all(is_end_of_fold(percent, n_folds) for percent in reported)
 
 
 def test_trial_numbers_are_unique(sweep, tmp_path):
