@@ -22,7 +22,7 @@ from rainbow_ray.evaluation.stacked_scores import wants_stack
 from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
 from rainbow_ray.runs.context import RunContext
-from rainbow_ray.runs.results import evaluate_and_save
+from rainbow_ray.runs.results import complete_report, evaluate_and_save
 from rainbow_ray.runs.run_dir import init_run_dir, save_data_profile
 from rainbow_ray.setup.plan import RunPlan, make_plan
 from rainbow_ray.setup.prepare import prepare_data
@@ -92,6 +92,7 @@ def finish_run(plan: RunPlan, path: Path) -> Path:
     resources, stopwatch = RayResources(1, 0, None), Stopwatch(time.perf_counter())
     run = RunContext(plan, data, run_dir, resources, Console(quiet=True), stopwatch)
     evaluate_and_save(run, folds, refit[0] if refit else None, baselines)
+    complete_report(run_dir, plan.config)
     return path
 
 

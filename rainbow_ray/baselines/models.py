@@ -20,7 +20,10 @@ from rainbow_ray.stacking.linear_member import Kind, LinearMember, MemberInputs,
 
 INNER_FOLDS = 5
 MEDIA_STRENGTH = 0.01  # inverse L2 strength: there are more features than songs
-FROZEN_STRENGTHS = (1.0, 0.01)  # inverse L2 strengths to choose from, together with the layer
+# Inverse L2 strengths to choose from, together with the layer. A fit takes five times as long with the first one, so
+# that only the layers that are best with the second one are tried with it.
+WEAK_PENALTY, STRONG_PENALTY = 1.0, 0.01
+MAX_LAYERS_WEAK = 2
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,8 @@ def fit_bag_of_words(inputs: BaselineInputs, train: np.ndarray) -> LinearMember:
 def fit_frozen_encoder(inputs: BaselineInputs, train: np.ndarray) -> LinearMember:
     """Fit a linear model of the hidden states of one layer of the frozen text encoder.
 
-    Inner folds of the training set, split by song, choose the layer and the L2 strength with the least loss.
+    Inner folds of the training set, split by song, choose the layer and the L2 strength with the least loss: first the
+    best layers with a strong penalty, then between these with a strong and with a weak one.
 
     Args:
         inputs: What baselines read, with hidden states.
@@ -180,18 +184,21 @@ def fit_frozen_encoder(inputs: BaselineInputs, train: np.ndarray) -> LinearMembe
     states, family, targets = inputs.hidden_states, inputs.models, inputs.targets
     assert states is not None
 
-    def cost(choice: tuple[int, float]) -> float:
-        layer, strength = choice
+    def cost(layer: int, strength: float) -> float:
         predicted = [
             inputs.fit_predict(_standardized(family.linear(strength)), states[:, layer], fit, score)
             for fit, score in inner
         ]
         return family.cost(targets[rows], np.concatenate(predicted))
 
-    choices = [(layer, strength) for layer in range(states.shape[1]) for strength in FROZEN_STRENGTHS]
     inner = _inner_folds(inputs, train)
-    rows = np.concatenate([score for _, score in inner]) if inner else np.array([], dtype=np.int64)
-    layer, strength = min(choices, key=cost) if inner else choices[0]
+    layer, strength = 0, WEAK_PENALTY
+    if inner:
+        rows = np.concatenate([score for _, score in inner])
+        costs = {(layer, STRONG_PENALTY): cost(layer, STRONG_PENALTY) for layer in range(states.shape[1])}
+        for layer, _ in sorted(costs, key=costs.__getitem__)[:MAX_LAYERS_WEAK]:
+            costs[layer, WEAK_PENALTY] = cost(layer, WEAK_PENALTY)
+        layer, strength = min(costs, key=costs.__getitem__)
     model, key = _standardized(family.linear(strength)), hidden_states_key(layer)
     return inputs.fit_member(FROZEN_ENCODER, "encoded", model, states[train, layer], train, key=key)
 

@@ -12,15 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, baseline_inputs, run_baselines
-from rainbow_ray.baselines.features import (
-    media_features,
-    read_layer,
-    reference_features,
-    text_states,
-    trained_modalities,
-)
+from rainbow_ray.baselines.features import media_features, read_layer, reference_features, trained_modalities
 from rainbow_ray.baselines.learning_curve import learning_curve_scores
 from rainbow_ray.baselines.model_family import Scores
+from rainbow_ray.data.dataset import ExampleView
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.data.splits import Split
 from rainbow_ray.stacking.linear_member import MemberInputs, layer_features
@@ -30,12 +25,28 @@ from rainbow_ray.tasks.segment_targets import SegmentTargets, song_slices
 from rainbow_ray.training.cross_validation import FitContext
 
 
-def compute_segment_baselines(context: FitContext, split: Split, *, keep_fits: bool = False) -> Baselines:
+def segment_view(context: FitContext) -> ExampleView:
+    """Return the segments that baselines read.
+
+    Args:
+        context: Data and config of the run.
+
+    Returns:
+        The segments of all songs, or of a sample of songs.
+    """
+    dataset = context.dataset
+    return dataset.in_memory_subset(sample_songs(dataset.targets, context.config.reproducibility.seed))
+
+
+def compute_segment_baselines(
+    context: FitContext, split: Split, states: np.ndarray | None, *, keep_fits: bool = False
+) -> Baselines:
     """Return out-of-fold scores of the baselines of segments.
 
     Args:
         context: Data and config of the run.
         split: Folds of the run.
+        states: Hidden states of the texts of `segment_view`, or None.
         keep_fits: Whether to return the fitted models, too.
 
     Returns:
@@ -43,10 +54,9 @@ def compute_segment_baselines(context: FitContext, split: Split, *, keep_fits: b
         labels of their own and were scored.
     """
     dataset, task, seed = context.dataset, context.task, context.config.reproducibility.seed
-    rows = sample_songs(dataset.targets, seed)
-    view = dataset.in_memory_subset(rows)
-    examples = view.examples.take(view.positions)
-    features, states, part = media_features(context, view), text_states(context, examples), split.take(rows)
+    view = segment_view(context)
+    rows, examples = view.indices, view.examples.take(view.positions)
+    features, part = media_features(context, view), split.take(rows)
     curve = None
     if task.is_weakly_labeled:
         baselines = Baselines(_score_songs(task.base_task, examples, part, states, features, seed))

@@ -5,13 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES, Baselines, KeepFits, baseline_inputs, run_baselines
-from rainbow_ray.baselines.features import (
-    media_features,
-    read_layer,
-    reference_features,
-    text_states,
-    trained_modalities,
-)
+from rainbow_ray.baselines.features import media_features, read_layer, reference_features, trained_modalities
 from rainbow_ray.baselines.learning_curve import learning_curve_scores
 from rainbow_ray.data.dataset import Dataset, ExampleView
 from rainbow_ray.data.splits import Split
@@ -20,12 +14,33 @@ from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.cross_validation import FitContext
 
 
-def compute_song_baselines(context: FitContext, split: Split, *, keep_fits: bool = False) -> Baselines:
+def song_view(context: FitContext) -> ExampleView:
+    """Return the examples that baselines read: one of each song.
+
+    Args:
+        context: Data and config of the run.
+
+    Returns:
+        The examples, or a sample of `MAX_EXAMPLES`.
+    """
+    dataset = context.dataset
+    view = dataset.in_memory_subset(np.arange(len(dataset)))
+    view = view.take(first_of_each_song(dataset, view.indices))
+    if len(view) <= MAX_EXAMPLES:
+        return view
+    rng = np.random.default_rng(context.config.reproducibility.seed)
+    return view.take(np.sort(rng.choice(len(view), MAX_EXAMPLES, replace=False)))
+
+
+def compute_song_baselines(
+    context: FitContext, split: Split, states: np.ndarray | None, *, keep_fits: bool = False
+) -> Baselines:
     """Return out-of-fold scores of the baselines of songs.
 
     Args:
         context: Data and config of the run.
         split: Folds of the run.
+        states: Hidden states of the texts of `song_view`, or None.
         keep_fits: Whether to return the fitted models, too, which score stems each by itself.
 
     Returns:
@@ -33,24 +48,17 @@ def compute_song_baselines(context: FitContext, split: Split, *, keep_fits: bool
         examples were scored.
     """
     dataset, seed = context.dataset, context.config.reproducibility.seed
-    view = dataset.in_memory_subset(np.arange(len(dataset)))
-    first = view.take(first_of_each_song(dataset, view.indices))
-    features = row_features = media_features(context, view)
-    rows = view
-    if dataset.songs is not None:
+    rows, view = dataset.in_memory_subset(np.arange(len(dataset))), song_view(context)
+    row_features = media_features(context, rows)
+    if dataset.songs is None:
+        positions = np.searchsorted(rows.indices, view.indices)
+        features = {name: values[positions] for name, values in row_features.items()}
+    else:
         # the mean over a song's stems, because a song has one text
-        song_of_row = dataset.songs[view.indices]
-        features = {
-            name: mean_by_group(song_of_row, values)[dataset.songs[first.indices]] for name, values in features.items()
-        }
-        view = first
-    is_sample = len(view) > MAX_EXAMPLES
-    if is_sample:
-        sample = np.sort(np.random.default_rng(seed).choice(len(view), MAX_EXAMPLES, replace=False))
-        view = view.take(sample)
-        features = {name: values[sample] for name, values in features.items()}
+        songs_of_rows, songs_of_view = dataset.songs[rows.indices], dataset.songs[view.indices]
+        features = {name: mean_by_group(songs_of_rows, values)[songs_of_view] for name, values in row_features.items()}
     examples = view.examples.take(view.positions)
-    states = text_states(context, examples)
+    is_sample = len(view) < len(first_of_each_song(dataset, rows.indices))
     is_complete = not is_sample and len(rows) == len(dataset)
     scored, songs_of_scored = None, examples.codes("song")
     if dataset.songs is not None and is_complete:

@@ -19,11 +19,11 @@ from rainbow_ray.data.batching import TrainingSchedule, make_training_schedule
 from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
+from rainbow_ray.tasks.base import Task
 from rainbow_ray.training.schedule import (
-    HEAD_STEP_SECONDS,
-    SEQUENCE_STEP_SECONDS,
+    are_short_fits,
+    head_step_seconds,
     schedule_of_fit,
-    share_one_worker,
 )
 from rainbow_ray.tuning.trial_cost import BACKWARD_COST, SOLUTION_SECONDS, CostModel, CostRates
 from rainbow_ray.utils.number_format import format_duration
@@ -33,7 +33,7 @@ MAX_SHOWN_EXAMPLES = 100_000
 # Fixed costs of a run, in starts of Ray: reading data, starting workers, the trainer of the refit. They were fitted to
 # `seconds.parts` of real runs.
 STARTS_WITH_FOLDS, STARTS_WITH_ONE_SPLIT = 6.5, 5.0
-STARTS_SHARED = 5.0  # where folds and refit share one worker, beside which the baselines are computed
+STARTS_IN_PROCESS = 2.6  # where the command itself runs folds and refit, beside what the baselines need
 BASELINE_PASSES, BASELINE_SECONDS = 3, 5  # baselines read every layer of the encoder, and fit four small models
 CLOSING_SECONDS = 60  # of a sweep's end, apart from its fits
 
@@ -95,18 +95,18 @@ def estimate_run(
     schedule = schedule_of_fit(
         plan.config, data.source, data.task, plan.input_spec, round(n_train), n_examples=n_examples
     )
-    fit_seconds = _fit_seconds(profile, schedule, n_train, n_val)
+    fit_seconds = _fit_seconds(profile, data.task, schedule, n_train, n_val)
     n_workers = (parse_workers(training.workers) or (1, 1))[1]
     uses_gpu = profile.components.execution.device.type == "cuda"
-    is_shared = not uses_gpu and share_one_worker(
+    is_in_process = not uses_gpu and are_short_fits(
         plan.config, data.source, data.task, plan.input_spec, schedule, n_folds=n_folds, n_cpus=n_parallel
     )
-    n_concurrent = 1 if is_shared or training.workers is not None else min(n_parallel, n_folds)
+    n_concurrent = 1 if is_in_process or training.workers is not None else min(n_parallel, n_folds)
     fits_seconds = fit_seconds * n_folds / n_concurrent / n_workers + (fit_seconds / n_workers if n_folds > 1 else 0.0)
     n_baseline = min(n_train + n_val, MAX_EXAMPLES)
     baseline_seconds = n_baseline * profile.encode_seconds * BASELINE_PASSES + BASELINE_SECONDS
-    if is_shared:
-        total_seconds = ray_seconds * STARTS_SHARED + max(fits_seconds, baseline_seconds)
+    if is_in_process:
+        total_seconds = ray_seconds * STARTS_IN_PROCESS + max(fits_seconds, baseline_seconds)
     else:
         n_starts = STARTS_WITH_FOLDS if n_folds > 1 else STARTS_WITH_ONE_SPLIT
         total_seconds = ray_seconds * n_starts + fits_seconds + baseline_seconds
@@ -118,19 +118,19 @@ def estimate_run(
     return CheckResult("ok", "the run", f"about {format_duration(total_seconds)}{cost}: {parts}")
 
 
-def _fit_seconds(profile: ModelProfile, schedule: TrainingSchedule, n_train: float, n_val: float) -> float:
+def _fit_seconds(profile: ModelProfile, task: Task, schedule: TrainingSchedule, n_train: float, n_val: float) -> float:
     """Return the time of one fit."""
     if profile.components.model.has_frozen_features:
-        return (n_train + n_val) * profile.encode_seconds + _head_seconds(schedule)
+        return (n_train + n_val) * profile.encode_seconds + _head_seconds(task, schedule)
     scoring = (schedule.epochs * n_val + n_train) * profile.encode_seconds
     return schedule.total_steps * profile.step_seconds + scoring
 
 
-def _head_seconds(schedule: TrainingSchedule) -> float:
+def _head_seconds(task: Task, schedule: TrainingSchedule) -> float:
     """Return the time in which a classifier on constant features is trained or solved."""
     if schedule.is_solved:
         return SOLUTION_SECONDS * (1 + schedule.global_batch_size / 500)
-    return schedule.total_steps * HEAD_STEP_SECONDS
+    return schedule.total_steps * head_step_seconds(task)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _cost_rates(plan: RunPlan, data: PreparedData, profile: ModelProfile) -> Cos
     totals = [int(getattr(getattr(body, "config", None), "num_hidden_layers", 0)) for body in bodies]
     n_read, n_frozen = (sum(int(getattr(each, name, 0)) for each in encoders) for name in ("depth", "frozen"))
     layer_seconds = profile.encode_seconds / max(1, n_read)
-    step_seconds = SEQUENCE_STEP_SECONDS if data.task.is_sequence_task else HEAD_STEP_SECONDS
+    step_seconds = head_step_seconds(data.task)
     if not model.has_frozen_features:
         n_train = len(data.split.train_val_indices(0)[0])
         size = min(make_training_schedule(plan.config.training, n_train).global_batch_size, MAX_EXAMPLES_TRIED)

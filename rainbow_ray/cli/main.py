@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +31,8 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         0 for success, 1 if the work failed, 2 if the input or the config is wrong, 130 if interrupted (SIGINT), 143 if
         terminated (SIGTERM).
     """
+    # Python looks for cycles among all objects when it ends: a second, with the modules of PyTorch and transformers.
+    atexit.register(gc.freeze)
     try:
         code = _run(main)
     except Exception:  # a defect: Python would print the traceback as well, and then end in order

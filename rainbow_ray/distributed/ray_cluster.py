@@ -28,6 +28,7 @@ SETTINGS = {
     # for the places of a group of workers; when a node was lost, Train first waits in vain for all of them
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less: rented pods get no notice to watch for
+    "RAY_prestart_worker_first_driver": "0",  # actors cannot use these workers, which have another environment
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     # how long an actor may take from one trial to the next; when it was late, Tune would drop the next one unheard

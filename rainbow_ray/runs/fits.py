@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from rainbow_ray.baselines.common import Baselines
-from rainbow_ray.baselines.compute import compute_baselines
+from rainbow_ray.baselines.compute import compute_baseline_states, compute_baselines
 from rainbow_ray.baselines.names import NO_CONTEXT
 from rainbow_ray.baselines.registry import registered_baselines
 from rainbow_ray.data.batching import TrainingSchedule
 from rainbow_ray.data.dataset import count_songs
+from rainbow_ray.distributed.ray_cluster import owns_cluster
 from rainbow_ray.evaluation.stacked_scores import wants_stack
 from rainbow_ray.runs.context import RunContext
 from rainbow_ray.runs.progress import FitProgress
@@ -30,18 +31,19 @@ from rainbow_ray.training.cross_validation import (
     refit_schedule,
     run_folds,
 )
-from rainbow_ray.training.distributed_training import run_distributed
+from rainbow_ray.training.distributed_training import run_distributed, run_in_process
 from rainbow_ray.training.loggers import LogForwarder
 from rainbow_ray.training.schedule import (
     NO_CONTEXT_KIND,
+    are_short_fits,
     has_fits_without_context,
     schedule_of_fit,
-    share_one_worker,
 )
 from rainbow_ray.utils.background import run_in_background
 from rainbow_ray.utils.errors import TrainingError
+from rainbow_ray.utils.threads import torch_threads
 
-MAX_SHARED_THREADS = 4  # of PyTorch, of the fits that share a worker
+MAX_THREADS = 4  # of PyTorch, of fits in this process
 
 
 @dataclass(frozen=True)
@@ -73,33 +75,34 @@ def train(run: RunContext) -> None:
     # Loggers start only now, since opening them changes the files of the run.
     run = dataclasses.replace(run, loggers=open_loggers(run.plan.config, run.run_dir))
     shared = run.fit_context()
-    fits = fit_in_one_worker(run, shared) if shares_one_worker(run) else fit_in_parallel(run, shared)
+    fits = fit_in_process(run, shared) if fits_in_process(run) else fit_in_parallel(run, shared)
     if shared.frozen_cache is not None:
         shutil.rmtree(shared.frozen_cache, ignore_errors=True)
     evaluate_and_save(run, fits.folds, fits.refit, fits.baselines)
 
 
-def shares_one_worker(run: RunContext) -> bool:
-    """Return whether the fits of a run share one worker, see `share_one_worker`.
+def fits_in_process(run: RunContext) -> bool:
+    """Return whether the fits of a run are executed by this process, see `are_short_fits`.
 
     Args:
         run: The run.
 
     Returns:
-        True for short fits on the CPUs of one machine.
+        True for short fits on the CPUs of this machine, for which Ray was started by this command. The CPUs of a
+        cluster that was joined are assigned by Ray.
     """
     plan, data, resources = run.plan, run.data, run.resources
-    if resources.uses_gpu(plan.config.training.device) or resources.cpus > resources.node_cpus:
+    if resources.uses_gpu(plan.config.training.device) or not owns_cluster():
         return False
     schedule = _schedule_of_folds(run)
-    return share_one_worker(
+    return are_short_fits(
         plan.config, data.source, data.task, plan.input_spec, schedule, n_folds=data.split.n_folds,
         n_cpus=resources.cpus,
     )  # fmt: skip
 
 
-def fit_in_one_worker(run: RunContext, shared: FitContext) -> Fits:
-    """Run folds and refit one after the other in one TorchTrainer, and the baselines beside it in this process.
+def fit_in_process(run: RunContext, shared: FitContext) -> Fits:
+    """Run folds and refit one after the other in this process, and beside them what the baselines need.
 
     Args:
         run: The run.
@@ -111,38 +114,57 @@ def fit_in_one_worker(run: RunContext, shared: FitContext) -> Fits:
     Raises:
         TrainingError: A fit failed.
     """
-    jobs = fold_jobs(run)
-    no_context_jobs = jobs_without_context(shared, jobs)
-    refits = [] if shared.config.training.ensemble else [refit_job(run, jobs)]
-    workers = run.worker_resources()
-    # the fits and the baselines share the CPUs; matrices are small, so that more threads would cost more than they save
-    n_threads = min(max(1, workers.threads // 2), MAX_SHARED_THREADS)
-    workers = dataclasses.replace(workers, threads=n_threads)
-    progress = _progress(run, shared, refits[0] if refits else None)
-    compute = functools.partial(_baselines_with_threads, _baselines_of(run), shared, n_threads)
-    baselines = run_in_background(compute, "baselines", yields_cpus=True)
-    with progress:
-        shown = [*jobs, *refits]
-        logs = LogForwarder([job.folder / METRICS for job in shown], [*run.loggers, progress], progress.finish)
-        results = run_distributed(shared, [*jobs, *no_context_jobs, *refits], workers, logs)
-        run.stopwatch.mark("fits")
-        scored = _add_no_context(run, baselines.result(), results[len(jobs) : len(jobs) + len(no_context_jobs)])
+    folds = fold_jobs(run)
+    no_context_jobs = jobs_without_context(shared, folds)
+    refits = [] if shared.config.training.ensemble else [refit_job(run, folds)]
+    # Half of the CPUs for each of the two. Matrices are small: more threads would cost more than they save.
+    n_threads = min(max(1, run.worker_resources().threads // 2), MAX_THREADS)
+    start = _start_baselines_in_actors if no_context_jobs else _start_baselines
+    baselines = start(run, shared, no_context_jobs, n_threads)
+    with _progress(run, shared, refits[0] if refits else None) as progress:
+        logs = _forwarder(run, progress, [*folds, *refits])
+        results = run_in_process(shared, [*folds, *refits], n_threads, logs)
+    run.stopwatch.mark("fits")
+    no_context_results, scores = baselines()
     run.stopwatch.mark("baselines")
-    return Fits(results[: len(jobs)], results[-1] if refits else None, scored)
+    return Fits(
+        results[: len(folds)], results[-1] if refits else None, _add_no_context(run, scores, no_context_results)
+    )
 
 
-def _baselines_with_threads(
-    compute: Callable[[FitContext], Baselines], shared: FitContext, n_threads: int
-) -> Baselines:
-    """Compute baselines in this process with a number of threads of PyTorch."""
-    import torch
+PendingBaselines = Callable[[], tuple[list[FitResult], Baselines]]
 
-    n_before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        return compute(shared)
-    finally:
-        torch.set_num_threads(n_before)
+
+def _start_baselines(run: RunContext, shared: FitContext, jobs: list[FitJob], n_threads: int) -> PendingBaselines:
+    """Start the encoder of the baselines in a thread of this process; their models are fitted in the call that waits.
+
+    The encoder runs outside Python's lock. Models of scikit-learn would hold it, and thereby slow down the fits.
+    """
+    assert not jobs
+
+    def compute_states() -> np.ndarray | None:
+        with torch_threads(n_threads):
+            return compute_baseline_states(shared)
+
+    states = run_in_background(compute_states, "hidden states")
+    return lambda: ([], _baselines_of(run)(shared, states=states.result()))
+
+
+def _start_baselines_in_actors(
+    run: RunContext, shared: FitContext, jobs: list[FitJob], n_threads: int
+) -> PendingBaselines:
+    """Start the fits without context and the baselines in Ray actors, on the CPUs that this process leaves."""
+    n_cpus = max(1, run.resources.cpus - n_threads)
+    resources = dataclasses.replace(run.resources, cpus=n_cpus, node_cpus=n_cpus, gpus=0, node_gpus=0)
+    logs = LogForwarder([], [])
+    return run_in_background(
+        lambda: run_folds(shared, jobs, resources, logs, _baselines_of(run)), "fits without context"
+    ).result
+
+
+def _forwarder(run: RunContext, progress: FitProgress, jobs: list[FitJob]) -> LogForwarder:
+    """Return the forwarder of the metrics of fits to the loggers and the display."""
+    return LogForwarder([job.folder / METRICS for job in jobs], [*run.loggers, progress], progress.finish)
 
 
 def fit_in_parallel(run: RunContext, shared: FitContext) -> Fits:
@@ -189,7 +211,7 @@ def cross_validate(run: RunContext, shared: FitContext) -> tuple[list[FitResult]
     all_jobs = [*jobs, *no_context_jobs]
     is_distributed = len(jobs) == 1 or shared.config.training.workers is not None or not shared.dataset.in_memory
     with progress:
-        logs = LogForwarder([job.folder / METRICS for job in jobs], [*run.loggers, progress], progress.finish)
+        logs = _forwarder(run, progress, jobs)
         if is_distributed:
             results = run_distributed(shared, all_jobs, run.worker_resources(), logs)
             _, baselines = run_folds(shared, [], run.resources, logs, compute)
@@ -206,7 +228,7 @@ def _add_no_context(run: RunContext, baselines: Baselines, results: list[FitResu
     return dataclasses.replace(baselines, scores={**baselines.scores, NO_CONTEXT: scores})
 
 
-def _baselines_of(run: RunContext) -> Callable[[FitContext], Baselines]:
+def _baselines_of(run: RunContext) -> Callable[..., Baselines]:
     """Return the function that computes the baselines of a run, in any process."""
     data = run.data
     keep_fits = wants_stack(run.plan.config.training, data.profile["songs"], data.split.n_folds)
@@ -306,5 +328,4 @@ def refit_on_all(run: RunContext, shared: FitContext, folds: list[FitJob]) -> Fi
     """
     job = refit_job(run, folds)
     with _progress(run, shared, job) as progress:
-        logs = LogForwarder([job.folder / METRICS], [*run.loggers, progress], progress.finish)
-        return run_distributed(shared, [job], run.worker_resources(), logs)[0]
+        return run_distributed(shared, [job], run.worker_resources(), _forwarder(run, progress, [job]))[0]

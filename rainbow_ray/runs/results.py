@@ -45,8 +45,6 @@ def evaluate_and_save(run: RunContext, folds: list[FitResult], refit: FitResult 
             logger.close({f"best/{name}": value for name, value in document["metrics"].items()})
     write_json(run_dir.file("summary.json"), document)
     print_summary(document, run_dir.path, plan.config.logging.shown, run.console)
-    if plan.config.logging.report:
-        run.console.print(f"Report, with the songs whose labels to check: {write_report(run_dir.path)}")
 
 
 def complete_report(run_dir: RunDir, config: Config) -> None:

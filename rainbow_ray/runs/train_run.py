@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ SLOW_IMPORTS = ("transformers.models.auto.modeling_auto", "rainbow_ray.runs.fits
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from pathlib import Path
 
     from rich.console import Console
 
@@ -70,6 +72,9 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
         with ray_cluster(options.address, advice) as resources:
             stopwatch.mark("ray")
             _run_on_ray(plan, reading, run_dir, resources, console, stopwatch)
+            report = _start_report(plan, run_dir)  # while Ray ends
+        if report is not None:
+            console.print(f"Report, with the songs whose labels to check: {report.result()}")
     return EXIT_SUCCESS
 
 
@@ -88,6 +93,16 @@ def _start_reading(plan: RunPlan, *, trains: bool) -> Future[PreparedData | None
         return data
 
     return run_in_background(read, "reading")
+
+
+def _start_report(plan: RunPlan, run_dir: RunDir | None) -> Future[Path] | None:
+    """Start to write the page of a finished run, unless the config asks for none or this is a dry run."""
+    if run_dir is None or not plan.config.logging.report:
+        return None
+
+    from rainbow_ray.html_report.write import write_report
+
+    return run_in_background(functools.partial(write_report, run_dir.path), "report")
 
 
 def _run_on_ray(

@@ -146,6 +146,23 @@ def run_folds(
     return [read_result(job) for job in jobs], extra_result
 
 
+def run_jobs(context: FitContext, jobs: Sequence[FitJob], process_group: ProcessGroup) -> None:
+    """Run fits one after the other in this process, except those that have ended.
+
+    Args:
+        context: What all fits share.
+        jobs: The fits.
+        process_group: The workers that share each fit, each of which calls this function.
+
+    Raises:
+        TrainingError: A fit failed.
+        InputError: The config does not fit the data or the encoder.
+    """
+    for job in jobs:
+        if CheckpointManager(job.folder).load_result() is None:
+            run_job(context, job, process_group)
+
+
 def run_job(
     context: FitContext,
     job: FitJob,

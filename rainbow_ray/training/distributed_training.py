@@ -1,4 +1,4 @@
-"""Fits that several workers share, or that read a streaming dataset, executed by Ray Train's TorchTrainer."""
+"""Fits that Ray Train's TorchTrainer executes: in workers that share each fit, or in the process of the command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rainbow_ray.training.cross_validation import (
     user_facing_error,
 )
 from rainbow_ray.training.loggers import LogForwarder
-from rainbow_ray.training.train_worker import train_worker
+from rainbow_ray.training.train_worker import train_in_process, train_worker
 from rainbow_ray.utils.errors import TrainingError, first_line
 
 CLEANER = "PlacementGroupCleanerCallback"  # of Train, which exports neither it nor the list that it is in
@@ -54,6 +54,44 @@ def run_distributed(
         shutil.rmtree(storage, ignore_errors=True)
     else:
         forwarder.poll()
+    return [read_result(job) for job in jobs]
+
+
+def run_in_process(context: FitContext, jobs: list[FitJob], n_threads: int, forwarder: LogForwarder) -> list[FitResult]:
+    """Run fits one after the other in this process, by the local mode of a TorchTrainer, which starts no workers.
+
+    The process of a worker takes longer to start than short fits take to run. Finished fits are not run again.
+
+    Args:
+        context: What all fits share.
+        jobs: The fits.
+        n_threads: Number of threads of PyTorch.
+        forwarder: Forwards metrics while the fits run.
+
+    Returns:
+        The results in the order of `jobs`.
+
+    Raises:
+        TrainingError: A fit failed.
+        InputError: The input of a fit is wrong.
+    """
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        train_in_process,
+        train_loop_config={"work": (context, jobs), "threads": n_threads},
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name=jobs[0].folder.name, storage_path=str(jobs[0].folder.resolve().parent / "ray")),
+    )
+    with forwarder.follow():
+        try:
+            trainer.fit()
+        except Exception as error:
+            translated = user_facing_error(error)
+            if translated is None or translated is error:
+                raise
+            raise translated from error
     return [read_result(job) for job in jobs]
 
 

@@ -1,4 +1,4 @@
-"""The length of a fit: epochs and steps, or a single solution of its classifier; and which fits share a worker."""
+"""The length of a fit: epochs and steps, or a single solution of its classifier; and which fits need no workers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from rainbow_ray.data.dataset import Dataset, InMemoryDataset
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.tasks.base import Task
 
-# Of a step that trains only the layers after a frozen encoder, on a CPU.
-HEAD_STEP_SECONDS, SEQUENCE_STEP_SECONDS = 0.002, 0.006
-SAVED_SECONDS = 30.0  # by one start of a worker in place of several: between those of phases 1 and 5 of the demo
-MAX_SHARED_EXAMPLES = 5_000
+_HEAD_STEP_SECONDS, _SEQUENCE_STEP_SECONDS = 0.002, 0.006  # of songs, and of sequences of segments
+SAVED_SECONDS = 20.0  # where no workers start
+MAX_EXAMPLES_IN_PROCESS = 5_000
 NO_CONTEXT_KIND = "none"  # value of `model.temporal.kind` without temporal layers
 
 
-def share_one_worker(
+def are_short_fits(
     config: Config, dataset: Dataset, task: Task, input_spec: InputSpec, schedule: TrainingSchedule, *, n_folds: int,
     n_cpus: int,
 ) -> bool:  # fmt: skip
-    """Return whether one process runs the fits of all folds sooner than several processes start.
+    """Return whether the process of the command runs all fits sooner than workers start.
 
     Args:
         config: Config of the run, with defaults resolved.
@@ -37,12 +36,24 @@ def share_one_worker(
     if n_folds == 1 or config.training.workers is not None or not dataset.in_memory:
         return False
     reads_only_text = bool(input_spec.text) and len(input_spec.modalities) == 1
-    if not reads_only_text or not trains_no_encoder(config) or len(dataset) > MAX_SHARED_EXAMPLES:
+    if not reads_only_text or not trains_no_encoder(config) or len(dataset) > MAX_EXAMPLES_IN_PROCESS:
         return False
-    step_seconds = SEQUENCE_STEP_SECONDS if task.is_sequence_task else HEAD_STEP_SECONDS
     n_fits = n_folds * (2 if has_fits_without_context(config, task) else 1)
-    n_rounds = -(-n_fits // n_cpus)
-    return schedule.total_steps * step_seconds * (n_fits - n_rounds) <= SAVED_SECONDS
+    # fits without context run beside the others in either case
+    n_rounds = min(n_folds, -(-n_fits // n_cpus))
+    return schedule.total_steps * head_step_seconds(task) * (n_folds - n_rounds) <= SAVED_SECONDS
+
+
+def head_step_seconds(task: Task) -> float:
+    """Return the time of a step that trains only the layers after a frozen encoder, on a CPU.
+
+    Args:
+        task: The task.
+
+    Returns:
+        Seconds.
+    """
+    return _SEQUENCE_STEP_SECONDS if task.is_sequence_task else _HEAD_STEP_SECONDS
 
 
 def has_fits_without_context(config: Config, task: Task) -> bool:

@@ -87,9 +87,19 @@ class TrainStep:
         self.optimizer = make_optimizer(components.model, components.config, self.device)
         self.schedule = make_schedule(self.optimizer, components.config, warmup_steps, steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=components.execution.precision.scaled)
-        self.limits = MicroBatchLimits(self.config.batch_size, self.config.batch_tokens)
+        self.limits = MicroBatchLimits(self._max_examples(), self.config.batch_tokens)
         self.norms: dict[str, float] = {}
         self.notes: list[str] = []
+
+    def _max_examples(self) -> int:
+        """Return the largest number of examples of a micro-batch.
+
+        Steps of whole sequences have about `batch_size` examples, half of them more. Where no layer of an encoder keeps
+        activations, a step need not be divided for a few.
+        """
+        components = self.components
+        is_light = components.task.is_sequence_task and components.model.has_frozen_features
+        return self.config.batch_size * (2 if is_light else 1)
 
     def train_step(
         self, view: ExampleView, weight: float, *, number: int, wants_checkpoint: bool = False

@@ -1,4 +1,4 @@
-"""The function that each worker of a TorchTrainer runs.
+"""The functions that a TorchTrainer runs: in each of its workers, or in the process of the command.
 
 Ray Train's controller imports this module as well, so that heavy ones are imported only where the function runs.
 """
@@ -30,8 +30,7 @@ def train_worker(arguments: dict[str, Any]) -> Exception | None:
 
     from rainbow_ray.distributed.process_group import ProcessGroup
     from rainbow_ray.distributed.ray_errors import user_error
-    from rainbow_ray.training.checkpoint import CheckpointManager
-    from rainbow_ray.training.cross_validation import run_job, user_facing_error
+    from rainbow_ray.training.cross_validation import run_jobs, user_facing_error
 
     worker = ray.train.get_context()
     torch.set_num_threads(arguments["threads"])
@@ -41,9 +40,7 @@ def train_worker(arguments: dict[str, Any]) -> Exception | None:
     process_group = ProcessGroup(worker.get_world_rank(), worker.get_world_size(), wrap)
     context, jobs = ray.get(arguments["work"])
     try:
-        for job in jobs:
-            if CheckpointManager(job.folder).load_result() is None:
-                run_job(context, job, process_group)
+        run_jobs(context, jobs, process_group)
     except Exception as error:
         # Ray wraps errors of the tasks that read songs for this worker
         known_error = user_facing_error(error) if process_group.size == 1 else user_error(error)
@@ -53,3 +50,18 @@ def train_worker(arguments: dict[str, Any]) -> Exception | None:
             raise
         return RuntimeError(f"a worker failed:\n{traceback.format_exc()}")
     return None
+
+
+def train_in_process(arguments: dict[str, Any]) -> None:
+    """Run fits in the process that called a TorchTrainer in its local mode.
+
+    Args:
+        arguments: `work`, the context of the fits and the fits; `threads`, the number of threads.
+    """
+    from rainbow_ray.distributed.process_group import ProcessGroup
+    from rainbow_ray.training.cross_validation import run_jobs
+    from rainbow_ray.utils.threads import torch_threads
+
+    context, jobs = arguments["work"]
+    with torch_threads(arguments["threads"]):
+        run_jobs(context, jobs, ProcessGroup())

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 
 from rainbow_ray.baselines.common import baseline_inputs, run_baselines
 from rainbow_ray.baselines.features import mean_hidden_states
-from rainbow_ray.baselines.models import fit_trivial
+from rainbow_ray.baselines.models import (
+    INNER_FOLDS,
+    STRONG_PENALTY,
+    WEAK_PENALTY,
+    fit_frozen_encoder,
+    fit_trivial,
+)
 from rainbow_ray.baselines.registry import register_baseline, unregister_baseline
+from rainbow_ray.stacking.linear_member import hidden_states_key
 from tests.helpers import data_of, plan_of
 
 NAMES = ["majority", "text length", "TF-IDF + linear", "bag of words + boosting", "frozen encoder + linear"]
@@ -49,6 +59,25 @@ def test_scores_do_not_depend_on_the_labels_of_the_validation_set(data_and_state
     data.examples.targets[val] = 1 - data.examples.targets[val]
     for name in NAMES:
         np.testing.assert_array_equal(scores[name][val], changed_scores[name][val], err_msg=name)
+
+
+def test_a_weak_penalty_is_tried_for_the_two_layers_that_are_best_with_a_strong_one(data_and_states):
+    data, _ = data_and_states
+    layers = np.random.default_rng(0).normal(size=(len(data.examples), 4, 3))
+    layers[:, 2, 0] += 5 * data.examples.targets
+    inputs = baseline_inputs(data.task, data.examples, layers, seed=0)
+    tried: list[float] = []
+
+    def record(strength: float) -> Any:
+        tried.append(strength)
+        return inputs.models.linear(strength)
+
+    models = dataclasses.replace(inputs.models, linear=record)
+    member = fit_frozen_encoder(dataclasses.replace(inputs, models=models), data.split.train_val_indices(0)[0])
+    *searched, final = tried
+    assert searched == [STRONG_PENALTY] * 4 * INNER_FOLDS + [WEAK_PENALTY] * 2 * INNER_FOLDS
+    assert final in (STRONG_PENALTY, WEAK_PENALTY)
+    assert member.key == hidden_states_key(2)
 
 
 def test_mean_hidden_states_equal_those_of_the_encoder(data_and_states):

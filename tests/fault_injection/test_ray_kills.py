@@ -120,8 +120,8 @@ def test_a_run_is_resumed_after_its_session_and_its_driver_are_killed(command, r
     assert_identical_results(run, reference_run)
 
 
-def test_fits_that_share_a_worker_outlive_it_and_their_driver(command, tmp_path):
-    """With a frozen encoder, folds and refit run one after the other in one TorchTrainer."""
+def test_short_fits_run_in_the_command_and_are_resumed_after_it_or_its_session_is_killed(command, tmp_path):
+    """With a frozen encoder, folds and refit run one after the other in the process of the command."""
     changed = {"model.text_encoder.freeze_layers": "all", "training.epochs": "400"}
     command = [part for part in command if part.partition("=")[0] not in changed]
     command += [f"{key}={value}" for key, value in changed.items()]
@@ -129,8 +129,13 @@ def test_fits_that_share_a_worker_outlive_it_and_their_driver(command, tmp_path)
     run = tmp_path / "runs" / "r"
     process = start(tmp_path, *command, "--name", "r")
     wait_for_checkpoint(process, run, ("fold-1",))
-    assert not child_processes(process, FOLD_WORKER)
-    kill(child_processes(process, TRAIN_WORKER))
+    assert not child_processes(process, FOLD_WORKER) + child_processes(process, TRAIN_WORKER)
+    kill(child_processes(process))
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 1, stdout + stderr
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+    process = start(tmp_path, *command, "--name", "r", "--resume")
     wait_for_checkpoint(process, run, ("refit",))
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -1,4 +1,4 @@
-"""Which runs share one worker, and the length of their refit."""
+"""Which runs execute their fits in the process of the command, and the length of their refit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rainbow_ray.data.batching import fixed_training_schedule
 from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.runs.context import RunContext
-from rainbow_ray.runs.fits import fold_jobs, refit_job, shares_one_worker
+from rainbow_ray.runs.fits import fits_in_process, fold_jobs, refit_job
 from rainbow_ray.runs.run_dir import init_run_dir
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.cross_validation import refit_schedule
@@ -23,13 +23,18 @@ from tests.helpers import data_of, plan_of
 
 @pytest.fixture
 def make_run(songs_file, tmp_path):
-    def make(*, gpus: int = 0, node_cpus: int = 2, **keys) -> RunContext:
+    def make(*, gpus: int = 0, **keys) -> RunContext:
         plan = plan_of(songs_file, **keys)
-        resources, stopwatch = RayResources(2, gpus, None, node_cpus=node_cpus), Stopwatch(time.perf_counter())
+        resources, stopwatch = RayResources(2, gpus, None, node_cpus=2), Stopwatch(time.perf_counter())
         run_dir = init_run_dir(plan.config, tmp_path / "run")
         return RunContext(plan, data_of(plan), run_dir, resources, Console(quiet=True), stopwatch)
 
     return make
+
+
+@pytest.fixture
+def own_cluster(monkeypatch):
+    monkeypatch.setattr("rainbow_ray.runs.fits.owns_cluster", lambda: True)
 
 
 @pytest.mark.parametrize(
@@ -42,17 +47,20 @@ def make_run(songs_file, tmp_path):
         (False, {"data__folds": 1}),
         (False, {"model__text_encoder__freeze_layers": 0}),
         (False, {"model__text_encoder__freeze_embeddings": False}),
-        (False, {"node_cpus": 1}),  # two machines
         (False, {"training__epochs": 50_000}),
     ],
 )
-def test_short_fits_on_cpus_share_one_worker(make_run, expected, keys):
-    assert shares_one_worker(make_run(**keys)) == expected
+def test_short_fits_on_cpus_need_no_workers(own_cluster, make_run, expected, keys):
+    assert fits_in_process(make_run(**keys)) == expected
 
 
-def test_large_runs_do_not(make_run, monkeypatch):
-    monkeypatch.setattr("rainbow_ray.training.schedule.MAX_SHARED_EXAMPLES", 3)
-    assert not shares_one_worker(make_run())
+def test_large_runs_do_not(own_cluster, make_run, monkeypatch):
+    monkeypatch.setattr("rainbow_ray.training.schedule.MAX_EXAMPLES_IN_PROCESS", 3)
+    assert not fits_in_process(make_run())
+
+
+def test_a_cluster_that_was_joined_assigns_its_cpus(make_run):
+    assert not fits_in_process(make_run())
 
 
 def test_the_refit_takes_the_median_length_of_the_folds(make_run):
