@@ -63,6 +63,7 @@ class RaceScheduler(FIFOScheduler):  # type: ignore[misc]
             self._in_first_fold.setdefault(number, {})[fraction] = scores
         comparison = self._race.compare(
             scores, fraction=fraction, relative_cost=self._relative_cost(number, percent),
+            n_earlier=sum(ended.score is not None for ended in self._sweep.trial_log.ended),
             decide=self._prunes and not is_complete,
         )  # fmt: skip
         self.comparisons[trial_id] = comparison

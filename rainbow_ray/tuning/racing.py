@@ -28,7 +28,8 @@ from rainbow_ray.training.cross_validation import FitContext
 MIN_DRAWS, MAX_DRAWS = 100, 400  # fewer for many songs, whose differences are known more precisely
 MAX_ERROR = 0.01  # probability at which a trial that has won no draw so far is stopped by mistake before the last draw
 DRAWN_ROWS = 2_000_000  # about as many rows are drawn for one comparison
-MAX_REQUIRED_PROBABILITY = 0.25  # of a trial that costs far more than others
+MAX_COST_PROBABILITY = 0.25  # that the cost of a trial alone can require
+FULL_SELECTION_COST = 100.0  # of usual trials, from which on all earlier trials count against a trial
 PRIOR_SONGS = 4.0  # of 1, 2, 4, 8 and 16, the least that stopped no eventual winner in `tests/benchmarks/racing.py`
 TOLERANCE = 1e-6  # of fractions of a fit
 
@@ -138,18 +139,20 @@ class Race:
             self._in_first_fold = dict(in_first_fold or {})
 
     def compare(
-        self, scores: np.ndarray, *, fraction: float | None = None, relative_cost: float = 1.0, decide: bool = True
-    ) -> Comparison | None:
+        self, scores: np.ndarray, *, fraction: float | None = None, relative_cost: float = 1.0, n_earlier: int = 1,
+        decide: bool = True,
+    ) -> Comparison | None:  # fmt: skip
         """Compare a trial with the best complete one.
 
         In the middle of a fit, it is compared with the scores of the best trial at the same or the next later rung. The
-        songs of the fold are then drawn anew, too, and the cost does not count, since its scores will change. Without
-        such scores of the best trial, nothing is decided.
+        songs of the fold are then drawn anew, too, since its scores will change. Without such scores of the best trial,
+        nothing is decided.
 
         Args:
             scores: Scores of the trial so far, `(examples, …)`, NaN where there is none yet.
             fraction: Fraction of the epochs of the first fold, or None at the end of a fold.
             relative_cost: Time that is left of the trial, in relation to a whole usual one.
+            n_earlier: Number of trials that have ended, of which the best complete one is the best.
             decide: Whether to draw songs; without, no trial loses.
 
         Returns:
@@ -168,7 +171,7 @@ class Race:
             return None
         loses = False
         if decide and same_stage is not None:
-            required = self.alpha if fraction is not None else required_probability(self.alpha, relative_cost)
+            required = required_probability(self.alpha, relative_cost, n_earlier, is_end_of_fold=fraction is None)
             loses = self._loses(trial, best, required, keep=fraction is None)
         return Comparison(self.incumbent, values[0], values[1], loses)
 
@@ -200,20 +203,29 @@ class Race:
         return True
 
 
-def required_probability(alpha: float, relative_cost: float) -> float:
-    """Return the probability of winning below which a trial is stopped.
+def required_probability(alpha: float, relative_cost: float, n_earlier: int = 1, *, is_end_of_fold: bool) -> float:
+    """Return the fraction of draws that a trial must win to go on.
 
-    A trial that costs more must be more likely to win, or the time were better spent on others.
+    A trial that costs more must be more likely to win, or the time were better spent on others. At the end of a fold,
+    the probability that it must have grows with the square root of the cost.
+
+    The draws begin from even chances. But the best of n trials is ahead of another one n to 1 before that one is seen.
+    To count these odds, a trial must win more draws. They count the less, the cheaper the trial is: what is left of a
+    usual one costs little.
 
     Args:
         alpha: Probability for a usual trial.
         relative_cost: Time that is left of the trial, in relation to a whole usual one.
+        n_earlier: Number of trials that have ended.
+        is_end_of_fold: Whether the scores of the trial are final.
 
     Returns:
-        `alpha` for trials that are no costlier than a usual one; it grows with the square root of the cost, up to
-        `MAX_REQUIRED_PROBABILITY`.
+        `alpha` for trials that are no costlier than a usual one, and more for others.
     """
-    return max(alpha, min(MAX_REQUIRED_PROBABILITY, alpha * math.sqrt(max(1.0, relative_cost))))
+    cost = max(1.0, relative_cost)
+    required = max(alpha, min(MAX_COST_PROBABILITY, alpha * math.sqrt(cost))) if is_end_of_fold else alpha
+    odds = max(1, n_earlier) ** -min(1.0, math.log(cost) / math.log(FULL_SELECTION_COST))
+    return required / (required + odds * (1 - required))
 
 
 def song_codes(dataset: Dataset, rows: np.ndarray) -> np.ndarray:

@@ -183,8 +183,9 @@ def _race(order: list[Recorded], *, context: FitContext, folds: Folds, alpha: fl
                 in_first_fold[fraction] = scores
             relative_cost = (trial.seconds[-1] - spent) / usual_seconds
             comparison = race.compare(
-                scores, fraction=fraction, relative_cost=relative_cost, decide=percent < FULL_BUDGET
-            )
+                scores, fraction=fraction, relative_cost=relative_cost, n_earlier=position,
+                decide=percent < FULL_BUDGET,
+            )  # fmt: skip
             if comparison is not None and comparison.loses:
                 seconds += spent
                 break

@@ -1,6 +1,7 @@
 """Compare a sweep with the two usual ways to tune, on one recorded list of configurations per seed.
 
-`python -m tests.benchmarks.sweep [--manifest P] [--seeds 0 1 2] [--trials 30] [--full]` prints JSON, for each seed:
+`python -m tests.benchmarks.sweep [--manifest P] [--seeds 0 1 2] [--trials 30] [--cheap-first] [--full]` prints JSON,
+for each seed:
 
 - `rainbow_ray`: `rainbow_ray.tune` with pruning and a shared cache of frozen features, from its start to the end of
   the last trial;
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, default=Path("../shared/data/base_manifest_db.parquet"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--cheap-first", action="store_true", help="order the list by time, as the searcher prefers it")
     parser.add_argument("--full", action="store_true", help="score every config on all folds as well: hours on 2 CPUs")
     options = parser.parse_args()
     manifest = options.manifest.resolve()  # trials have their own working folders
@@ -71,7 +73,9 @@ def main() -> None:
             folder = Path(name) / str(seed)
             folder.mkdir()
             configs = record(options.trials, seed)
-            results.append({"seed": seed, **compare(manifest, configs, folder, trainer_overhead)})
+            results.append(
+                {"seed": seed, **compare(manifest, configs, folder, trainer_overhead, cheap_first=options.cheap_first)}
+            )
             print(json.dumps(results[-1]), flush=True)
             if options.full:
                 results[-1] |= without_pruning(manifest, configs, folder)
@@ -88,11 +92,15 @@ def record(trials: int, seed: int) -> list[dict[str, Any]]:
     return [{}, *(space.draw(study.ask()) for _ in range(trials - 1))]
 
 
-def compare(manifest: Path, configs: list[dict[str, Any]], folder: Path, overhead: float) -> dict[str, Any]:
+def compare(
+    manifest: Path, configs: list[dict[str, Any]], folder: Path, overhead: float, *, cheap_first: bool
+) -> dict[str, Any]:
+    plain_by_config = [plain_seconds(manifest, values, folder / "plain") for values in configs]
+    if cheap_first:  # the default config remains the first one
+        configs = [configs[0], *(configs[i] for i in 1 + np.argsort(plain_by_config[1:], kind="stable"))]
     (folder / "configs.json").write_text(json.dumps(configs))
     (folder / "listed.py").write_text(SPACE)
     sweep_seconds, trial_log = sweep(manifest, folder, "rainbow_ray", len(configs))
-    plain_by_config = [plain_seconds(manifest, values, folder / "plain") for values in configs]
     loop_seconds, nested_seconds = sum(plain_by_config), sum(plain_by_config) + overhead * len(configs)
     states = [trial.state for trial in trial_log.ended]
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -85,11 +87,26 @@ def test_without_a_decision_scores_are_compared(race):
     assert (comparison.score, comparison.loses) == (0.0, False)
 
 
+@pytest.mark.parametrize("is_end_of_fold", [True, False])
+def test_the_trials_that_the_best_one_was_selected_from_count_by_the_cost(is_end_of_fold):
+    required = functools.partial(required_probability, 0.05, is_end_of_fold=is_end_of_fold)
+    assert required(1.0, 30) == 0.05
+    probability, even = required(1e6, 9), required(1e6, 1)
+    # the odds of nine to one against it turn what is required into the required posterior probability
+    odds = probability / (1 - probability) / 9
+    assert odds / (1 + odds) == pytest.approx(even)
+    by_cost = [required(cost, 9) for cost in (1, 3, 10, 30, 100, 300)]
+    assert by_cost == sorted(by_cost)
+    assert by_cost[2] < by_cost[-1] == probability
+
+
 def test_a_costly_trial_must_be_more_likely_to_win(race):
-    assert required_probability(0.05, 0.5) == required_probability(0.05, 1.0) == 0.05
-    assert required_probability(0.05, 4.0) == pytest.approx(0.1)
-    assert required_probability(0.05, 1e6) == 0.25
-    assert required_probability(0.4, 1e6) == 0.4
+    required = functools.partial(required_probability, is_end_of_fold=True)
+    assert required(0.05, 0.5) == required(0.05, 1.0) == 0.05
+    assert required(0.05, 4.0) == pytest.approx(0.1)
+    assert required(0.05, 1e6) == 0.25
+    assert required(0.4, 1e6) == 0.4
+    assert required_probability(0.05, 1e6, is_end_of_fold=False) == 0.05  # the scores will change
     race.add_complete(0, 0.9, scores_of(0.9, N_FOLDS))
     trial = scores_of(0.6, 1, first=True)
     assert not race.compare(trial).loses
