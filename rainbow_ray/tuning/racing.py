@@ -224,7 +224,7 @@ def required_probability(alpha: float, relative_cost: float, n_earlier: int = 1,
     """
     cost = max(1.0, relative_cost)
     required = max(alpha, min(MAX_COST_PROBABILITY, alpha * math.sqrt(cost))) if is_end_of_fold else alpha
-    odds = max(1, n_earlier) ** -min(1.0, math.log(cost) / math.log(FULL_SELECTION_COST))
+    odds = math.pow(max(1, n_earlier), -min(1.0, math.log(cost) / math.log(FULL_SELECTION_COST)))
     return required / (required + odds * (1 - required))
 
 
