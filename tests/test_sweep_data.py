@@ -29,7 +29,7 @@ from tests.song_tables import song_rows
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     read_data = prepare.prepare_data
-    monkeypatch.setattr(prepare, "prepare_data", lambda plan, read_rows=read_rows_locally: read_data(plan, read_rows))
+    monkeypatch.setattr(prepare, "prepare_data", lambda plan, read=read_rows_locally, **_: read_data(plan, read))
 
 
 def with_lyrics(write_table):
@@ -41,12 +41,13 @@ def with_lyrics(write_table):
 def test_more_folds_than_songs_are_rejected(songs_file, tiny_encoder):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=30)
     with pytest.raises(InputError, match="--folds 30: only 24 groups of songs"):
-        prepare_sweep_data(plan)
+        prepare_sweep_data(plan, Console(quiet=True))
 
 
 def test_insufficient_disk_space_is_rejected(songs_file, tiny_encoder, monkeypatch):
     plan = plan_of(songs_file, tiny_encoder("bert"), data__folds=3)
-    data, parameters = prepare_sweep_data(plan), SearchParameters({"training.head_learning_rate": []}, {})
+    data = prepare_sweep_data(plan, Console(quiet=True))
+    parameters = SearchParameters({"training.head_learning_rate": []}, {})
     output = io.StringIO()
     estimate = estimate_sweep(plan, data, 2)
     assert closing_seconds(plan.config, estimate.costs, 2) > 60

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+from rich.console import Console
 
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.modalities.rows import cached_windows
@@ -16,6 +17,7 @@ from rainbow_ray.model.build import build_model
 from rainbow_ray.model.device import pick_device, pick_precision
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
+from rainbow_ray.utils.count_progress import count_progress
 
 MB = 2**20
 
@@ -61,12 +63,13 @@ def _check_cache_cost(cache: AudioFeatureCache, modality: str, missing: Sequence
     return CheckResult("ok", "cold cache", text)
 
 
-def encode_all_windows(plan: RunPlan, data: PreparedData) -> CheckResult:
+def encode_all_windows(plan: RunPlan, data: PreparedData, console: Console) -> CheckResult:
     """Encode all audio windows, so that the cache can be copied in place of the files.
 
     Args:
         plan: Plan of the run.
         data: Prepared data.
+        console: Where progress is shown.
 
     Returns:
         What was encoded, and where the cache is.
@@ -80,7 +83,8 @@ def encode_all_windows(plan: RunPlan, data: PreparedData) -> CheckResult:
     cache = AudioFeatureCache(model, plan.input_spec, device, precision)
     windows = {name: data.source.window_names(name) for name in plan.input_spec.cached}
     n_missing = sum(map(len, cache.missing(windows).values()))
-    cache.prepare(windows)
+    with count_progress(console, "encoding", n_missing, "windows") as advance:
+        cache.prepare(windows, advance)
     size_mb = sum(path.stat().st_size for path in (reader.folder or reader.root).glob("*/*/*.npy")) / MB
     counts = ", ".join(f"{len(data.source.window_names(name))} of {name}" for name in plan.input_spec.media)
     speed = f" ({cache.seconds / n_missing:.2f} s each)" if n_missing else ""

@@ -117,16 +117,15 @@ def build_cache(resolved: Resolved, address: str | None) -> int:
     from rainbow_ray.checks.media import encode_all_windows
     from rainbow_ray.checks.result import CheckResult
     from rainbow_ray.setup.plan import make_plan
-    from rainbow_ray.setup.prepare import prepare_data
+    from rainbow_ray.setup.prepare import prepare_data_with_progress
     from rainbow_ray.utils.console import make_console
 
-    plan = make_plan(resolved)
+    plan, console = make_plan(resolved), make_console()
     with ray_cluster(address):
-        data = prepare_data(plan)
-    console = make_console()
+        data = prepare_data_with_progress(plan, console)
     for warning in data.warnings:
         _print_result(CheckResult("warning", "media", warning), console)
-    _print_result(encode_all_windows(plan, data), console)
+    _print_result(encode_all_windows(plan, data, console), console)
     return EXIT_SUCCESS
 
 

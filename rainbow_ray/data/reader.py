@@ -78,7 +78,9 @@ def read_rows_locally(
     return rows.append_column("row", pa.array(np.arange(len(rows)))).combine_chunks()
 
 
-def read_rows(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Table:
+def read_rows(
+    manifest: Manifest, columns: Columns, prepare: Prepare, on_rows: Callable[[int], None] | None = None
+) -> pa.Table:
     """Read and prepare all rows with Ray Data.
 
     Ray Data's tasks read row groups by `Manifest.batches`, as this process does: Ray's own parquet reader treats some
@@ -88,6 +90,7 @@ def read_rows(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Tabl
         manifest: Table to read.
         columns: Its columns.
         prepare: Adds the columns of each modality to normalized rows.
+        on_rows: Called with the number of rows of each block that was read.
 
     Returns:
         Normalized rows with the prepared columns, in the order of the manifest.
@@ -95,7 +98,6 @@ def read_rows(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Tabl
     Raises:
         InputError: A file or column cannot be read.
     """
-    import ray
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -117,7 +119,11 @@ def read_rows(manifest: Manifest, columns: Columns, prepare: Prepare) -> pa.Tabl
         dataset = ray.data.from_arrow(tasks).map_batches(read, batch_format="pyarrow", batch_size=None)
         dataset = dataset.repartition(target_num_rows_per_block=task_rows)
         dataset = dataset.map_batches(normalize_and_prepare, batch_format="pyarrow", batch_size=task_rows)
-        blocks = ray.get(dataset.to_arrow_refs())
+        blocks = []
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            blocks.append(block)
+            if on_rows is not None:
+                on_rows(len(block))
     return pa.concat_tables([block for block in blocks if len(block)], promote_options="permissive").combine_chunks()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from rainbow_ray.data.arrow_types import holds_text, plain_type
 from rainbow_ray.data.derive_segments import derive_segment_table
@@ -32,7 +30,7 @@ from rainbow_ray.inference.row_scores import NOVELTY
 from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.setup.segment_table import TIMES, check_table_times, check_time_columns
 from rainbow_ray.utils.cache_dir import make_cache_dir
-from rainbow_ray.utils.console import is_live, text_column
+from rainbow_ray.utils.count_progress import count_progress
 from rainbow_ray.utils.errors import InputError, did_you_mean
 from rainbow_ray.utils.paths import resolve_path
 
@@ -347,31 +345,11 @@ def _progress(plan: ChunkPlan, console: Console) -> Iterator[Callable[[ChunkResu
     n_before, n_total = plan.n_rows - sum(chunk_sizes.values()), plan.n_rows
     if n_before:
         console.print(f"{n_before} of {n_total} rows were scored before")
-    started = printed = time.monotonic()
-    n_done = 0
-    columns = (text_column("scoring"), BarColumn(), MofNCompleteColumn(), text_column("{task.fields[rate]}"),
-               TimeRemainingColumn())  # fmt: skip
-    bar = Progress(*columns, console=console) if is_live(console) else None
-    bar_task = bar.add_task("", total=n_total, completed=n_before, rate="") if bar else None
-
-    def on_progress(result: ChunkResult) -> None:
-        nonlocal n_done, printed
-        n_done += chunk_sizes[result.number]
-        now = time.monotonic()
-        rate = n_done / max(now - started, 1e-9)
-        if bar is not None and bar_task is not None:
-            bar.update(bar_task, completed=n_before + n_done, rate=f"{rate:,.0f} rows/s")
-        elif now - printed > PROGRESS_SECONDS or n_before + n_done == n_total:
-            printed = now
-            n_left = n_total - n_before - n_done
-            remaining = f", about {n_left / rate:.0f} s left" if n_left else ""
-            console.print(f"{n_before + n_done} of {n_total} rows, {rate:,.0f} rows/s{remaining}")
-
-    if bar is None:
-        yield on_progress
-        return
-    with bar:
-        yield on_progress
+    with count_progress(
+        console, "scoring", n_total, "rows", completed=n_before, seconds_between_lines=PROGRESS_SECONDS,
+        ends_with_line=True,
+    ) as advance:  # fmt: skip
+        yield lambda result: advance(chunk_sizes[result.number])
 
 
 def _print_summary(counts: PredictionCounts, out: Path, intervals_out: Path | None, console: Console) -> None:

@@ -7,7 +7,7 @@ system releases the lock.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -78,21 +78,22 @@ class AudioFeatureCache:
         }
         return {name: keys for name, keys in missing.items() if keys}
 
-    def prepare(self, windows: WindowKeys) -> None:
+    def prepare(self, windows: WindowKeys, on_windows: Callable[[int], None] | None = None) -> None:
         """Compute the features that are missing. Of several processes that need the same ones, one computes.
 
         Args:
             windows: Keys of windows by modality.
+            on_windows: Called with the number of windows of each batch that was computed.
         """
         for name in self.missing(windows):
             windows_of_modality = {name: windows[name]}
             if self.store.folder is None:
-                self._compute(self.missing(windows_of_modality))
+                self._compute(self.missing(windows_of_modality), on_windows)
                 continue
             self.store.folder.mkdir(parents=True, exist_ok=True)
             # the operating system releases the lock of a process that dies
             with FileLock(self.store.folder / f"{self.identities[name]}.lock"):
-                self._compute(self.missing(windows_of_modality))
+                self._compute(self.missing(windows_of_modality), on_windows)
 
     def find(self, modality: str, window: str) -> np.ndarray:
         """Return the array that the model reads of a window.
@@ -116,12 +117,14 @@ class AudioFeatureCache:
             )
         return array
 
-    def _compute(self, windows: WindowKeys) -> None:
+    def _compute(self, windows: WindowKeys, on_windows: Callable[[int], None] | None) -> None:
         start = time.perf_counter()
         self.model.eval()
         for name, keys in windows.items():
             for batch in _batches(keys, WINDOWS_PER_BATCH):
                 self._encode(name, batch)
+                if on_windows is not None:
+                    on_windows(len(batch))
         self.seconds += time.perf_counter() - start
 
     @torch.no_grad()

@@ -140,11 +140,12 @@ def changed_rules(run_dir: RunDir, config: Config) -> list[str]:
     ]
 
 
-def prepare_sweep_data(plan: RunPlan) -> PreparedData:
+def prepare_sweep_data(plan: RunPlan, console: Console) -> PreparedData:
     """Prepare the data of a sweep.
 
     Args:
         plan: Plan of the sweep.
+        console: Where progress is shown.
 
     Returns:
         Data in memory.
@@ -152,7 +153,7 @@ def prepare_sweep_data(plan: RunPlan) -> PreparedData:
     Raises:
         InputError: The songs exceed the memory limit, there are fewer groups than folds, or the data are wrong.
     """
-    data = prepare.prepare_data(plan)
+    data = prepare.prepare_data_with_progress(plan, console)
     if not isinstance(data.source, InMemoryDataset):
         limit = plan.config.data.in_memory_limit_mb
         raise InputError(

@@ -110,7 +110,7 @@ def _run_on_ray(
     console: Console, stopwatch: Stopwatch,
 ) -> None:  # fmt: skip
     """Wait for the data or let Ray read them, print the header, and train unless this is a dry run."""
-    from rainbow_ray.setup.prepare import prepare_data
+    from rainbow_ray.setup.prepare import prepare_data_with_progress
 
     for line in describe_dashboard(resources):
         console.print(line)
@@ -119,7 +119,7 @@ def _run_on_ray(
     allocate_workers(resources, requested, device=device, streams=False)
     for line in describe_network(resources, requested, device=device):
         console.print(line)
-    data = reading.result() or prepare_data(plan)
+    data = reading.result() or prepare_data_with_progress(plan, console)
     stopwatch.mark("data")
     print_run_header(plan, data, console)
     if run_dir is None:

@@ -101,7 +101,7 @@ def _run_on_ray(
     for line in describe_dashboard(resources):
         console.print(line)
     config, trial_resources = sweep.config, _allocate(sweep.config, resources)
-    data = prepare_sweep_data(sweep.plan)
+    data = prepare_sweep_data(sweep.plan, console)
     stopwatch.mark("data")
     n_concurrent = trial_resources.max_concurrent
     estimate = estimate_sweep(sweep.plan, data, n_concurrent)

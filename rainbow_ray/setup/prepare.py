@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich.console import Console
 
-from rainbow_ray.data.reader import read_rows_locally
+from rainbow_ray.data.reader import read_rows, read_rows_locally
 from rainbow_ray.data.streaming import size_in_memory
 from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.setup.plan import RunPlan
@@ -16,6 +18,7 @@ from rainbow_ray.setup.prepare_segments import prepare_segments
 from rainbow_ray.setup.prepare_songs import prepare_songs
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.setup.read_rows import ReadRows, read_prepared_rows, reads_in_driver
+from rainbow_ray.utils.count_progress import count_progress
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_labels
 
@@ -24,12 +27,15 @@ MAX_UNKNOWN_FRACTION = 0.03  # of tokens; above, a warning is printed
 ALL_UNKNOWN_FRACTION = 0.95  # of tokens; above, nothing can be learned from the texts
 
 
-def prepare_data(plan: RunPlan, read: ReadRows | None = None) -> PreparedData:
+def prepare_data(
+    plan: RunPlan, read: ReadRows | None = None, *, on_rows: Callable[[int], None] | None = None
+) -> PreparedData:
     """Read, prepare and split the examples of a run.
 
     Args:
         plan: The plan of the run.
         read: Reads rows into memory; None: `data.reader` decides. Ray must be running where `needs_ray` is true.
+        on_rows: Called with the numbers of rows that Ray has read.
 
     Returns:
         The data of the run.
@@ -42,6 +48,8 @@ def prepare_data(plan: RunPlan, read: ReadRows | None = None) -> PreparedData:
     streams = read is None and size_mb > limit_mb
     if read is None and reads_in_driver(plan, size_mb):
         read = read_rows_locally
+    reader = "ray" if read is None else "driver"
+    read = read or functools.partial(read_rows, on_rows=on_rows)
     if plan.segments is None:
         data = prepare_songs(plan, read, size_mb, streams=streams)
     elif streams:
@@ -51,8 +59,25 @@ def prepare_data(plan: RunPlan, read: ReadRows | None = None) -> PreparedData:
         )
     else:
         data = prepare_segments(plan, *read_prepared_rows(plan, read, streams=False))
-    profile = {**data.profile, "reader": "ray" if read is None else "driver"}
+    profile = {**data.profile, "reader": reader}
     return _check_unknown_tokens(plan, dataclasses.replace(data, profile=profile))
+
+
+def prepare_data_with_progress(plan: RunPlan, console: Console) -> PreparedData:
+    """Do what `prepare_data` does, and show how many rows Ray has read, which takes long with audio and MIDI.
+
+    Args:
+        plan: The plan of the run.
+        console: Where progress is shown.
+
+    Returns:
+        The data of the run.
+
+    Raises:
+        InputError: The data cannot be trained on; all problems are listed.
+    """
+    with count_progress(console, "reading", plan.manifest.rows, "rows") as advance:
+        return prepare_data(plan, on_rows=advance)
 
 
 def needs_ray(plan: RunPlan) -> bool:

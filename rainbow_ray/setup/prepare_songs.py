@@ -69,12 +69,12 @@ class LabeledSongs:
     read_notes: tuple[str, ...] = ()
 
 
-def prepare_songs(plan: RunPlan, read: ReadRows | None, size_mb: float, *, streams: bool) -> PreparedData:
+def prepare_songs(plan: RunPlan, read: ReadRows, size_mb: float, *, streams: bool) -> PreparedData:
     """Read and prepare examples that are songs or stems.
 
     Args:
         plan: The plan of the run.
-        read: Reads rows into memory in place of Ray Data; None: Ray reads them.
+        read: Reads rows into memory.
         size_mb: Size of the columns that are read, uncompressed, in MB.
         streams: Whether rows are read anew each epoch, since they exceed the limit of memory.
 
@@ -123,7 +123,7 @@ def describe_dropped(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{n} rows: {reason}" for reason, n in dropped.items()) or "none left out"
 
 
-def _parse_songs(plan: RunPlan, read: ReadRows | None, *, streams: bool) -> LabeledSongs:
+def _parse_songs(plan: RunPlan, read: ReadRows, *, streams: bool) -> LabeledSongs:
     """Read rows, parse their labels, and merge rows to examples."""
     config = plan.config
     rows, media_notes = read_prepared_rows(plan, read, streams=streams)

@@ -12,7 +12,7 @@ from rainbow_ray.config.schema import Config
 from rainbow_ray.data.columns import Columns
 from rainbow_ray.data.manifest import Manifest
 from rainbow_ray.data.normalize_rows import UNDECODABLE
-from rainbow_ray.data.reader import Prepare, read_rows
+from rainbow_ray.data.reader import Prepare
 from rainbow_ray.data.streaming import read_index
 from rainbow_ray.data.text_cells import NOT_UTF8
 from rainbow_ray.modalities.media_counts import check_media_errors
@@ -51,12 +51,12 @@ def reads_in_driver(plan: RunPlan, size_mb: float) -> bool:
     return reader == "driver" or (reader == "auto" and size_mb <= DRIVER_MAX_MB and not plan.input_spec.media)
 
 
-def read_prepared_rows(plan: RunPlan, read: ReadRows | None, *, streams: bool) -> tuple[pa.Table, list[str]]:
+def read_prepared_rows(plan: RunPlan, read: ReadRows, *, streams: bool) -> tuple[pa.Table, list[str]]:
     """Read all rows and prepare them for the encoders.
 
     Args:
         plan: The plan of the run.
-        read: Reads rows into memory in place of Ray Data; None: Ray reads them.
+        read: Reads rows into memory.
         streams: Whether only the index is kept, since rows exceed the limit of memory.
 
     Returns:
@@ -74,7 +74,7 @@ def read_prepared_rows(plan: RunPlan, read: ReadRows | None, *, streams: bool) -
     if streams:
         read = functools.partial(read_index, length_of=functools.partial(lengths, input_spec=plan.input_spec))
     prepare_rows = functools.partial(prepare, input_spec=plan.input_spec)
-    return _check_media(plan, (read or read_rows)(plan.manifest, plan.columns, prepare_rows))
+    return _check_media(plan, read(plan.manifest, plan.columns, prepare_rows))
 
 
 def undecodable_texts(rows: pa.Table) -> list[str]:
