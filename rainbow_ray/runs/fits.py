@@ -40,6 +40,7 @@ from rainbow_ray.training.schedule import (
     schedule_of_fit,
 )
 from rainbow_ray.utils.background import run_in_background
+from rainbow_ray.utils.console import show_activity
 from rainbow_ray.utils.errors import TrainingError
 from rainbow_ray.utils.threads import torch_threads
 
@@ -125,7 +126,8 @@ def fit_in_process(run: RunContext, shared: FitContext) -> Fits:
         logs = _forwarder(run, progress, [*folds, *refits])
         results = run_in_process(shared, [*folds, *refits], n_threads, logs)
     run.stopwatch.mark("fits")
-    no_context_results, scores = baselines()
+    with show_activity(run.console, "baselines"):
+        no_context_results, scores = baselines()
     run.stopwatch.mark("baselines")
     return Fits(
         results[: len(folds)], results[-1] if refits else None, _add_no_context(run, scores, no_context_results)

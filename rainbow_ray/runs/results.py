@@ -17,6 +17,7 @@ from rainbow_ray.runs.run_dir import RunDir
 from rainbow_ray.training.checkpoint import CheckpointManager, write_json
 from rainbow_ray.training.cross_validation import FitResult
 from rainbow_ray.training.loggers import JsonLinesLogger, TensorBoardLogger, WandbLogger, read_records, record_key
+from rainbow_ray.utils.console import show_activity
 from rainbow_ray.utils.io import atomic_write
 
 
@@ -32,7 +33,8 @@ def evaluate_and_save(run: RunContext, folds: list[FitResult], refit: FitResult 
         baselines: Results of the baselines.
     """
     plan, data, run_dir = run.plan, run.data, run.run_dir
-    results = evaluate(plan, data, folds, baselines)
+    with show_activity(run.console, "intervals"):
+        results = evaluate(plan, data, folds, baselines)
     run.stopwatch.mark("intervals")
     fits = [*folds, *([refit] if refit else [])]
     write_predictions(run_dir.file("predictions.parquet"), data, results, fits)

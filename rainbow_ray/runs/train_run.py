@@ -50,7 +50,7 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
     # After `prepare_environment`, which Ray and transformers read when they are imported.
     from rainbow_ray.runs.run_dir import closing, open_run, resume_advice
     from rainbow_ray.setup.plan import choose_manifest, make_plan
-    from rainbow_ray.utils.console import make_console
+    from rainbow_ray.utils.console import make_console, show_activity
 
     stopwatch, console = Stopwatch(process_start_time()), make_console()
     if choose_manifest(resolved)[1]:
@@ -74,7 +74,9 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
             _run_on_ray(plan, reading, run_dir, resources, console, stopwatch)
             report = _start_report(plan, run_dir)  # while Ray ends
         if report is not None:
-            console.print(f"Report, with the songs whose labels to check: {report.result()}")
+            with show_activity(console, "report"):
+                path = report.result()
+            console.print(f"Report, with the songs whose labels to check: {path}")
     return EXIT_SUCCESS
 
 

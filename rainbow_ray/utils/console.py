@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import TextColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -45,6 +47,25 @@ def text_column(text_format: str, *, takes_the_rest: bool = False) -> TextColumn
     """
     column = Column(ratio=1, no_wrap=True, overflow="ellipsis") if takes_the_rest else None
     return TextColumn(text_format, markup=False, table_column=column)
+
+
+@contextlib.contextmanager
+def show_activity(console: Console, text: str) -> Iterator[None]:
+    """Show on a terminal what a `with` statement does, and for how long; nothing elsewhere, and nothing after its end.
+
+    Args:
+        console: Where it is shown.
+        text: What is done.
+
+    Yields:
+        Nothing.
+    """
+    if not is_live(console):
+        yield
+        return
+    with Progress(SpinnerColumn(), text_column(text), TimeElapsedColumn(), console=console, transient=True) as progress:
+        progress.add_task("", total=None)
+        yield
 
 
 def is_live(console: Console) -> bool:

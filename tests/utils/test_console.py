@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from rich.progress import BarColumn, Progress
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,7 @@ from rich.text import Text
 import cluster
 import rainbow_ray
 import tune_spaces
-from rainbow_ray.utils.console import is_live, make_console, text_column
+from rainbow_ray.utils.console import is_live, make_console, show_activity, text_column
 from rainbow_ray.utils.streams import ERRORS, printable, protect_streams, replace_unencodable
 
 NAMES = [
@@ -173,3 +174,12 @@ def test_errors_are_printed_by_one_function(package):
         [],
         ["streams.py"],
     )
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_an_activity_is_shown_on_terminals_alone(monkeypatch, is_terminal):
+    monkeypatch.setattr("rainbow_ray.utils.console.is_live", lambda console: is_terminal)
+    file = io.StringIO()
+    with show_activity(Console(file=file, force_terminal=is_terminal, width=80), "intervals"):
+        pass
+    assert ("intervals" in file.getvalue()) == is_terminal
