@@ -98,7 +98,7 @@ def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
     ("signal_number", "folds"), [(signal.SIGTERM, "2"), pytest.param(signal.SIGINT, "1", marks=pytest.mark.long)]
 )
 def test_stopped_training_keeps_its_checkpoints_and_no_process(tmp_path, songs_file, signal_number, folds):
-    """Folds run in Ray actors, a single split in a TorchTrainer, which handles SIGINT itself."""
+    """Short folds run in the process of the command, a single split in the worker of a TorchTrainer."""
     arguments = [*QUICK, "--manifest", str(songs_file), "--folds", folds, "--name", "one run"]
     arguments.append("training.save_every_n_epochs=1")  # not only once a minute
     process = start(tmp_path, "rainbow_ray.train", *arguments)
@@ -110,6 +110,20 @@ def test_stopped_training_keeps_its_checkpoints_and_no_process(tmp_path, songs_f
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert (tmp_path / "runs" / "one run" / "split.json").exists()
     assert list((tmp_path / "runs" / "one run").glob(CHECKPOINTS))
+
+
+@pytest.mark.slow
+def test_stopped_training_of_segments_stops_the_actor_beside_it(tmp_path):
+    """The fits without context and the baselines run in an actor, beside the fits in the process of the command."""
+    process = start(tmp_path, "rainbow_ray.train", "--phase", "5", "--name", "r", "logging.report=false")
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "runs" / "r" / "checkpoints").glob("none-fold-*/metrics.jsonl")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert end(process, signal.SIGTERM) == (143, "terminated; continue with --resume --name r\n")
+    assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
 @pytest.mark.slow

@@ -183,7 +183,7 @@ def test_a_loss_that_is_not_finite_exits_with_1_and_names_the_songs(tmp_path, so
         "training.warmup_ratio=0",
         *QUICK,
     ]
-    for folds in ("1", "2"):  # in a worker of a TorchTrainer, and in the actor of a fold
+    for folds in ("1", "2"):  # in a worker of a TorchTrainer, and in the process of the command
         output = call(tmp_path, *arguments, "--folds", folds, expect=1)
         assert "in a batch of the songs 0" in output
         assert "Traceback" not in output

@@ -25,6 +25,7 @@ from rainbow_ray.training.schedule import (
     head_step_seconds,
     schedule_of_fit,
 )
+from rainbow_ray.training.train_step import max_micro_batch
 from rainbow_ray.tuning.trial_cost import BACKWARD_COST, SOLUTION_SECONDS, CostModel, CostRates
 from rainbow_ray.utils.number_format import format_duration
 
@@ -33,7 +34,7 @@ MAX_SHOWN_EXAMPLES = 100_000
 # Fixed costs of a run, in starts of Ray: reading data, starting workers, the trainer of the refit. They were fitted to
 # `seconds.parts` of real runs.
 STARTS_WITH_FOLDS, STARTS_WITH_ONE_SPLIT = 6.5, 5.0
-STARTS_IN_PROCESS = 2.6  # where the command itself runs folds and refit, beside what the baselines need
+STARTS_IN_PROCESS = 2.6  # where the command itself runs the fits
 BASELINE_PASSES, BASELINE_SECONDS = 3, 5  # baselines read every layer of the encoder, and fit four small models
 CLOSING_SECONDS = 60  # of a sweep's end, apart from its fits
 
@@ -53,7 +54,7 @@ def check_memory(plan: RunPlan, data: PreparedData, profile: ModelProfile) -> Ch
     free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     config = plan.config.training
     max_length = int(data.source.lengths.max())
-    batch_size = config.batch_size
+    batch_size = max_micro_batch(profile.components)
     if config.batch_tokens:
         batch_size = max(1, min(batch_size, config.batch_tokens // max_length))
     needed = profile.fixed_bytes + batch_size * profile.example_bytes

@@ -125,8 +125,10 @@ def read_weights(name: str, source: str, kind: EncoderKind) -> Any:
         load = functools.partial(
             AutoModel.from_pretrained, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-        body, info = _load(name, source, kind, "the weights", load)
-        # missing weights are initialized at random, so their values are not checked
+        # Missing weights are initialized at random: whoever loads an encoder must not thereby get other random numbers
+        # than whoever has it cached. Their values are not checked.
+        with torch.random.fork_rng(devices=[]):
+            body, info = _load(name, source, kind, "the weights", load)
         problems = check_loaded(body, info) or check_finite(body) or check_values(body)
     if problems:
         raise InputError(f"{kind.key}: {name!r} cannot be used: {problem}" for problem in problems)

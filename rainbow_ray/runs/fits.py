@@ -18,6 +18,7 @@ from rainbow_ray.data.batching import TrainingSchedule
 from rainbow_ray.data.dataset import count_songs
 from rainbow_ray.distributed.ray_cluster import owns_cluster
 from rainbow_ray.evaluation.stacked_scores import wants_stack
+from rainbow_ray.modalities.encoder_cache import clone_encoder
 from rainbow_ray.runs.context import RunContext
 from rainbow_ray.runs.progress import FitProgress
 from rainbow_ray.runs.results import evaluate_and_save, open_loggers
@@ -30,6 +31,7 @@ from rainbow_ray.training.cross_validation import (
     out_of_fold,
     refit_schedule,
     run_folds,
+    start_in_actor,
 )
 from rainbow_ray.training.distributed_training import run_distributed, run_in_process
 from rainbow_ray.training.loggers import LogForwarder
@@ -118,50 +120,42 @@ def fit_in_process(run: RunContext, shared: FitContext) -> Fits:
     folds = fold_jobs(run)
     no_context_jobs = jobs_without_context(shared, folds)
     refits = [] if shared.config.training.ensemble else [refit_job(run, folds)]
-    # Half of the CPUs for each of the two. Matrices are small: more threads would cost more than they save.
+    # At most half of the CPUs. Matrices are small: more threads would cost more than they save.
     n_threads = min(max(1, run.worker_resources().threads // 2), MAX_THREADS)
-    start = _start_baselines_in_actors if no_context_jobs else _start_baselines
-    baselines = start(run, shared, no_context_jobs, n_threads)
+    wait_for_baselines = _start_baselines(run, shared, no_context_jobs, n_threads)
     with _progress(run, shared, refits[0] if refits else None) as progress:
         logs = _forwarder(run, progress, [*folds, *refits])
         results = run_in_process(shared, [*folds, *refits], n_threads, logs)
     run.stopwatch.mark("fits")
-    with show_activity(run.console, "baselines"):
-        no_context_results, scores = baselines()
+    with show_activity(run.console, "fits without context and baselines" if no_context_jobs else "baselines"):
+        no_context_results, scores = wait_for_baselines()
     run.stopwatch.mark("baselines")
-    return Fits(
-        results[: len(folds)], results[-1] if refits else None, _add_no_context(run, scores, no_context_results)
-    )
+    scores = _add_no_context(run, scores, no_context_results)
+    return Fits(results[: len(folds)], results[-1] if refits else None, scores)
 
 
-PendingBaselines = Callable[[], tuple[list[FitResult], Baselines]]
+def _start_baselines(
+    run: RunContext, shared: FitContext, no_context_jobs: list[FitJob], n_threads: int
+) -> Callable[[], tuple[list[FitResult], Baselines]]:
+    """Start what the baselines need, beside the fits of this process; return a function that waits for their results.
 
-
-def _start_baselines(run: RunContext, shared: FitContext, jobs: list[FitJob], n_threads: int) -> PendingBaselines:
-    """Start the encoder of the baselines in a thread of this process; their models are fitted in the call that waits.
-
-    The encoder runs outside Python's lock. Models of scikit-learn would hold it, and thereby slow down the fits.
+    Fits without context take as long as the others: they run in an actor of Ray, and the baselines after them. Without
+    them, only the encoder runs beside the fits, in a thread of this process, outside Python's lock; models of
+    scikit-learn would hold it, and thereby slow down the fits.
     """
-    assert not jobs
+    compute = _baselines_of(run)
+    if no_context_jobs:
+        return start_in_actor(shared, no_context_jobs, compute, n_cpus=max(1, run.resources.cpus - n_threads))
+    if shared.input_spec.text:
+        # Cached for the thread and the fits: libraries that load weights change global state, as if they were alone.
+        clone_encoder(shared.input_spec.text)
 
     def compute_states() -> np.ndarray | None:
         with torch_threads(n_threads):
             return compute_baseline_states(shared)
 
     states = run_in_background(compute_states, "hidden states")
-    return lambda: ([], _baselines_of(run)(shared, states=states.result()))
-
-
-def _start_baselines_in_actors(
-    run: RunContext, shared: FitContext, jobs: list[FitJob], n_threads: int
-) -> PendingBaselines:
-    """Start the fits without context and the baselines in Ray actors, on the CPUs that this process leaves."""
-    n_cpus = max(1, run.resources.cpus - n_threads)
-    resources = dataclasses.replace(run.resources, cpus=n_cpus, node_cpus=n_cpus, gpus=0, node_gpus=0)
-    logs = LogForwarder([], [])
-    return run_in_background(
-        lambda: run_folds(shared, jobs, resources, logs, _baselines_of(run)), "fits without context"
-    ).result
+    return lambda: ([], compute(shared, states=states.result()))
 
 
 def _forwarder(run: RunContext, progress: FitProgress, jobs: list[FitJob]) -> LogForwarder:

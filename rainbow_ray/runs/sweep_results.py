@@ -10,6 +10,7 @@ from rainbow_ray.evaluation.summary_format import read_summary
 from rainbow_ray.html_report.write import write_report
 from rainbow_ray.runs.context import RunContext
 from rainbow_ray.runs.fits import train
+from rainbow_ray.runs.results import complete_report
 from rainbow_ray.runs.run_dir import RunDir, has_same_config, init_run_dir
 from rainbow_ray.setup.plan import make_plan
 from rainbow_ray.setup.prepare import prepare_data
@@ -112,9 +113,11 @@ def train_best(run: RunContext, config: Config) -> None:
         path.replace(run.run_dir.file(f"best-of-{time.time_ns()}"))
     run_dir = init_run_dir(config, path)
     if run_dir.is_finished:
+        complete_report(run_dir, config)
         return
     run.console.print(f"The run of the best config, in {run_dir.path} …")
     plan = make_plan(Resolved(config=config.model_copy(deep=True), user_keys=frozenset()))
     # Its table is not printed, since the summary of the sweep contains it.
     console = make_console(quiet=True)
     train(RunContext(plan, prepare_data(plan), run_dir, run.resources, console, Stopwatch(time.perf_counter())))
+    complete_report(run_dir, config)

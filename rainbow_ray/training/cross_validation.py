@@ -5,7 +5,8 @@ Actors read the data and the encoder once and run one fold after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,21 +130,63 @@ def run_folds(
     actors = [worker.remote() for _ in range(n_actors)]
     pieces: list[Piece] = [lambda actor, job=job: actor.run.remote([reference], job) for job in pending]  # type: ignore[misc]
     pieces.append(lambda actor: actor.call.remote([reference], extra_work))
-    with forwarder.follow():
-        try:
-            *_, extra_result = run_with_retries(actors, pieces, tries=RESTARTS)
-        except ray.exceptions.RayTaskError as error:
-            translated = user_facing_error(error)
-            if translated is None:
-                raise
-            raise translated from error
-        except ActorLostError as error:
-            raise TrainingError(
-                f"a worker died {RESTARTS + 1} times ({first_line(error)}); continue with --resume"
-            ) from error
+    with forwarder.follow(), _errors_of_actors():
+        *_, extra_result = run_with_retries(actors, pieces, tries=RESTARTS)
     for actor in actors:
         ray.kill(actor)
     return [read_result(job) for job in jobs], extra_result
+
+
+def start_in_actor(
+    context: FitContext, jobs: list[FitJob], extra_work: Callable[[FitContext], T], *, n_cpus: int
+) -> Callable[[], tuple[list[FitResult], T]]:
+    """Start fits that one actor runs one after the other, beside other work of this process.
+
+    Ray restarts an actor that dies. Finished fits are not run again.
+
+    Args:
+        context: What all fits share.
+        jobs: The fits.
+        extra_work: One more function of the context (the baselines), called after the fits.
+        n_cpus: CPUs of the actor.
+
+    Returns:
+        A function that waits for the actor, and returns what `run_folds` returns. It raises `TrainingError` and
+        `InputError` as that does.
+    """
+    import ray
+
+    pending = [job for job in jobs if is_pending(job)]
+    reference = ray.put(context)
+    options = {"num_cpus": n_cpus, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    actor = ray.remote(**options)(_FoldWorker).remote()
+    result = actor.run_all.remote([reference], pending, extra_work)
+
+    def wait() -> tuple[list[FitResult], T]:
+        with _errors_of_actors():
+            extra_result = ray.get(result)
+        ray.kill(actor)
+        return [read_result(job) for job in jobs], extra_result
+
+    return wait
+
+
+@contextlib.contextmanager
+def _errors_of_actors() -> Iterator[None]:
+    """Raise the errors of actors that run fits as errors for users."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        translated = user_facing_error(error)
+        if translated is None:
+            raise
+        raise translated from error
+    except (ActorLostError, ray.exceptions.RayActorError) as error:
+        raise TrainingError(
+            f"a worker died {RESTARTS + 1} times ({first_line(error)}); continue with --resume"
+        ) from error
 
 
 def run_jobs(context: FitContext, jobs: Sequence[FitJob], process_group: ProcessGroup) -> None:
@@ -337,6 +380,10 @@ class _FoldWorker:
 
     def run(self, reference: list[Any], job: FitJob) -> None:
         run_job(self._fetch(reference), job, ProcessGroup())
+
+    def run_all(self, reference: list[Any], jobs: list[FitJob], function: Callable[[FitContext], Any]) -> Any:
+        run_jobs(context := self._fetch(reference), jobs, ProcessGroup())
+        return function(context)
 
     def call(self, reference: list[Any], function: Callable[[FitContext], Any]) -> Any:
         return function(self._fetch(reference))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from rainbow_ray.training.loggers import LogForwarder
 from rainbow_ray.training.train_worker import train_in_process, train_worker
 from rainbow_ray.utils.errors import TrainingError, first_line
 
+TORCHRUN_VARIABLE = "LOCAL_WORLD_SIZE"  # one of those that a TorchTrainer looks for
 CLEANER = "PlacementGroupCleanerCallback"  # of Train, which exports neither it nor the list that it is in
 
 
@@ -78,21 +82,38 @@ def run_in_process(context: FitContext, jobs: list[FitJob], n_threads: int, forw
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    trainer = TorchTrainer(
-        train_in_process,
-        train_loop_config={"work": (context, jobs), "threads": n_threads},
-        scaling_config=ScalingConfig(num_workers=0),
-        run_config=RunConfig(name=jobs[0].folder.name, storage_path=str(jobs[0].folder.resolve().parent / "ray")),
-    )
-    with forwarder.follow():
-        try:
-            trainer.fit()
-        except Exception as error:
-            translated = user_facing_error(error)
-            if translated is None or translated is error:
-                raise
-            raise translated from error
+    pending = [job for job in jobs if is_pending(job)]
+    if pending:
+        storage = pending[0].folder.resolve().parent / "ray"
+        shutil.rmtree(storage, ignore_errors=True)  # of a start in a cluster, which did not end
+        trainer = TorchTrainer(
+            train_in_process,
+            train_loop_config={"work": (context, pending), "threads": n_threads},
+            scaling_config=ScalingConfig(num_workers=0),
+            run_config=RunConfig(name=pending[0].folder.name, storage_path=str(storage)),
+        )
+        with forwarder.follow(), _without_torchrun():
+            try:
+                trainer.fit()
+            except Exception as error:
+                translated = user_facing_error(error)
+                if translated is None or translated is error:
+                    raise
+                raise translated from error
+    else:
+        forwarder.poll()
     return [read_result(job) for job in jobs]
+
+
+@contextlib.contextmanager
+def _without_torchrun() -> Iterator[None]:
+    """Hide a variable of `torchrun`, for whose other processes the local mode of a TorchTrainer would wait."""
+    value = os.environ.pop(TORCHRUN_VARIABLE, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[TORCHRUN_VARIABLE] = value
 
 
 def _make_trainer(context: FitContext, jobs: list[FitJob], workers: WorkerResources, storage: Path) -> Any:

@@ -10,7 +10,8 @@ from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.tasks.base import Task
 
 _HEAD_STEP_SECONDS, _SEQUENCE_STEP_SECONDS = 0.002, 0.006  # of songs, and of sequences of segments
-SAVED_SECONDS = 20.0  # where no workers start
+SAVED_SECONDS = 20.0  # by a run whose workers need not start
+MAX_SECONDS_IN_PROCESS = 120.0  # of all fits: longer ones run in workers, which Ray restarts when they die
 MAX_EXAMPLES_IN_PROCESS = 5_000
 NO_CONTEXT_KIND = "none"  # value of `model.temporal.kind` without temporal layers
 
@@ -41,7 +42,9 @@ def are_short_fits(
     n_fits = n_folds * (2 if has_fits_without_context(config, task) else 1)
     # fits without context run beside the others in either case
     n_rounds = min(n_folds, -(-n_fits // n_cpus))
-    return schedule.total_steps * head_step_seconds(task) * (n_folds - n_rounds) <= SAVED_SECONDS
+    fit_seconds = schedule.total_steps * head_step_seconds(task)
+    is_short = fit_seconds * (n_folds + 1) <= MAX_SECONDS_IN_PROCESS
+    return is_short and fit_seconds * (n_folds - n_rounds) <= SAVED_SECONDS
 
 
 def head_step_seconds(task: Task) -> float:

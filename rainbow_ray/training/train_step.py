@@ -63,6 +63,22 @@ class MicroBatchLimits:
         return MicroBatchLimits(n_examples, self.tokens // 2 if self.tokens else None)
 
 
+def max_micro_batch(components: FitComponents) -> int:
+    """Return the largest number of examples of a micro-batch.
+
+    Half of the steps of whole sequences have more than `batch_size` examples. Where no layer of an encoder keeps
+    activations, they are not divided for that.
+
+    Args:
+        components: Model, task and config of the fit.
+
+    Returns:
+        `training.batch_size`, and twice as many for sequences whose features are constant.
+    """
+    is_light = components.task.is_sequence_task and components.model.has_frozen_features
+    return components.config.training.batch_size * (2 if is_light else 1)
+
+
 class TrainStep:
     """Optimizer, learning-rate schedule and gradient scaler of one fit.
 
@@ -87,19 +103,9 @@ class TrainStep:
         self.optimizer = make_optimizer(components.model, components.config, self.device)
         self.schedule = make_schedule(self.optimizer, components.config, warmup_steps, steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=components.execution.precision.scaled)
-        self.limits = MicroBatchLimits(self._max_examples(), self.config.batch_tokens)
+        self.limits = MicroBatchLimits(max_micro_batch(components), self.config.batch_tokens)
         self.norms: dict[str, float] = {}
         self.notes: list[str] = []
-
-    def _max_examples(self) -> int:
-        """Return the largest number of examples of a micro-batch.
-
-        Steps of whole sequences have about `batch_size` examples, half of them more. Where no layer of an encoder keeps
-        activations, a step need not be divided for a few.
-        """
-        components = self.components
-        is_light = components.task.is_sequence_task and components.model.has_frozen_features
-        return self.config.batch_size * (2 if is_light else 1)
 
     def train_step(
         self, view: ExampleView, weight: float, *, number: int, wants_checkpoint: bool = False

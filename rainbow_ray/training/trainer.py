@@ -1,7 +1,7 @@
 """The training loop: `fit` trains a model on one side of a split and scores the other. It does not depend on Ray.
 
-The worker of a TorchTrainer, the actor of a fold and a plain test call the same function; the workers of a
-`ProcessGroup` share one fit.
+The worker of a TorchTrainer, the actor of a fold, the process of a command and a plain test call the same function; the
+workers of a `ProcessGroup` share one fit.
 """
 
 from __future__ import annotations

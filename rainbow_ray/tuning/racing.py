@@ -204,7 +204,7 @@ class Race:
 
 
 def required_probability(alpha: float, relative_cost: float, n_earlier: int = 1, *, is_end_of_fold: bool) -> float:
-    """Return the fraction of draws that a trial must win to go on.
+    """Return the fraction of draws in which a trial must be ahead or level to go on.
 
     A trial that costs more must be more likely to win, or the time were better spent on others. At the end of a fold,
     the probability that it must have grows with the square root of the cost.
@@ -217,10 +217,10 @@ def required_probability(alpha: float, relative_cost: float, n_earlier: int = 1,
         alpha: Probability for a usual trial.
         relative_cost: Time that is left of the trial, in relation to a whole usual one.
         n_earlier: Number of trials that have ended.
-        is_end_of_fold: Whether the scores of the trial are final.
+        is_end_of_fold: Whether the scores of the folds that were run are final.
 
     Returns:
-        `alpha` for trials that are no costlier than a usual one, and more for others.
+        The fraction: `alpha` for trials that are no costlier than a usual one, and more for others.
     """
     cost = max(1.0, relative_cost)
     required = max(alpha, min(MAX_COST_PROBABILITY, alpha * math.sqrt(cost))) if is_end_of_fold else alpha

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-WORKER_NICENESS = 15  # of Ray's workers
-
 _threads: list[threading.Thread] = []
 
 T = TypeVar("T")
 
 
-def run_in_background(function: Callable[[], T], name: str, *, yields_cpus: bool = False) -> Future[T]:
+def run_in_background(function: Callable[[], T], name: str) -> Future[T]:
     """Run a function in a daemon thread, which does not keep an interrupted command from ending.
 
     Threads of `concurrent.futures.ThreadPoolExecutor` would: Python waits for them at its end.
@@ -28,8 +26,6 @@ def run_in_background(function: Callable[[], T], name: str, *, yields_cpus: bool
     Args:
         function: The function.
         name: Name of the thread.
-        yields_cpus: Whether the thread, and those that it starts, have the low priority of Ray's workers; threads have
-            priorities on Linux alone.
 
     Returns:
         The future, whose `result()` waits for the function, and raises what it raised.
@@ -39,9 +35,6 @@ def run_in_background(function: Callable[[], T], name: str, *, yields_cpus: bool
     future: Future[T] = Future()
 
     def run() -> None:
-        if yields_cpus and sys.platform == "linux":
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
         try:
             future.set_result(function())
         except BaseException as error:

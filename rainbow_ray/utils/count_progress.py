@@ -29,7 +29,7 @@ def count_progress(
         ends_with_line: Whether there is a line for the last item, however short the time.
 
     Yields:
-        A function to call with the number of further items that are done.
+        A function to call with the number of further items that are done. Nothing is shown before its first call.
     """
     began = printed = time.monotonic()
     n_done = 0
@@ -42,9 +42,10 @@ def count_progress(
         nonlocal n_done, printed
         n_done += n_items
         now = time.monotonic()
-        rate = n_done / max(now - began, 1e-9)
+        rate = max(n_done, 1e-9) / max(now - began, 1e-9)
         shown_rate = f"{rate:,.0f} {unit}/s" if rate >= 1 else f"{1 / rate:,.1f} s each"
         if bar is not None and task is not None:
+            bar.start()
             bar.update(task, completed=completed + n_done, rate=shown_rate)
             return
         n_left = total - completed - n_done
@@ -53,5 +54,8 @@ def count_progress(
             remaining = f", about {n_left / rate:.0f} s left" if n_left > 0 else ""
             console.print(f"{label}: {completed + n_done} of {total} {unit}, {shown_rate}{remaining}")
 
-    with bar or contextlib.nullcontext():
+    try:
         yield advance
+    finally:
+        if bar is not None and n_done:
+            bar.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from rainbow_ray.baselines.models import (
     INNER_FOLDS,
     STRONG_PENALTY,
     WEAK_PENALTY,
+    BaselineInputs,
     fit_frozen_encoder,
     fit_trivial,
 )
@@ -61,22 +61,27 @@ def test_scores_do_not_depend_on_the_labels_of_the_validation_set(data_and_state
         np.testing.assert_array_equal(scores[name][val], changed_scores[name][val], err_msg=name)
 
 
-def test_a_weak_penalty_is_tried_for_the_two_layers_that_are_best_with_a_strong_one(data_and_states):
+def test_a_weak_penalty_is_tried_for_the_two_layers_that_are_best_with_a_strong_one(data_and_states, monkeypatch):
     data, _ = data_and_states
     layers = np.random.default_rng(0).normal(size=(len(data.examples), 4, 3))
-    layers[:, 2, 0] += 5 * data.examples.targets
+    layers[:, 1, 0] += 3 * data.examples.targets
+    layers[:, 2, 0] += 9 * data.examples.targets
     inputs = baseline_inputs(data.task, data.examples, layers, seed=0)
-    tried: list[float] = []
+    tried: list[tuple[int, float]] = []
 
-    def record(strength: float) -> Any:
-        tried.append(strength)
-        return inputs.models.linear(strength)
+    def record(inputs: BaselineInputs, model: Any, features: np.ndarray, *sides: np.ndarray) -> np.ndarray:
+        (layer,) = (i for i in range(4) if np.array_equal(features, layers[:, i]))
+        tried.append((layer, model[-1].C))
+        return fit_predict(inputs, model, features, *sides)
 
-    models = dataclasses.replace(inputs.models, linear=record)
-    member = fit_frozen_encoder(dataclasses.replace(inputs, models=models), data.split.train_val_indices(0)[0])
-    *searched, final = tried
-    assert searched == [STRONG_PENALTY] * 4 * INNER_FOLDS + [WEAK_PENALTY] * 2 * INNER_FOLDS
-    assert final in (STRONG_PENALTY, WEAK_PENALTY)
+    fit_predict = BaselineInputs.fit_predict
+    monkeypatch.setattr(BaselineInputs, "fit_predict", record)
+    member = fit_frozen_encoder(inputs, data.split.train_val_indices(0)[0])
+    tries = list(dict.fromkeys(tried))
+    assert tries[:4] == [(layer, STRONG_PENALTY) for layer in range(4)]
+    assert {layer for layer, _ in tries[4:]} == {1, 2}
+    assert {strength for _, strength in tries[4:]} == {WEAK_PENALTY}
+    assert len(tried) == INNER_FOLDS * len(tries)
     assert member.key == hidden_states_key(2)
 
 

@@ -23,9 +23,9 @@ from tests.helpers import data_of, plan_of
 
 @pytest.fixture
 def make_run(songs_file, tmp_path):
-    def make(*, gpus: int = 0, **keys) -> RunContext:
+    def make(*, gpus: int = 0, cpus: int = 2, **keys) -> RunContext:
         plan = plan_of(songs_file, **keys)
-        resources, stopwatch = RayResources(2, gpus, None, node_cpus=2), Stopwatch(time.perf_counter())
+        resources, stopwatch = RayResources(cpus, gpus, None, node_cpus=cpus), Stopwatch(time.perf_counter())
         run_dir = init_run_dir(plan.config, tmp_path / "run")
         return RunContext(plan, data_of(plan), run_dir, resources, Console(quiet=True), stopwatch)
 
@@ -48,6 +48,8 @@ def own_cluster(monkeypatch):
         (False, {"model__text_encoder__freeze_layers": 0}),
         (False, {"model__text_encoder__freeze_embeddings": False}),
         (False, {"training__epochs": 50_000}),
+        (True, {"cpus": 1}),
+        (False, {"cpus": 1, "training__epochs": 50_000}),
     ],
 )
 def test_short_fits_on_cpus_need_no_workers(own_cluster, make_run, expected, keys):

@@ -70,7 +70,10 @@ def test_in_the_middle_of_a_fit_the_best_trial_is_at_the_same_stage(race, monkey
     assert not comparison.loses
     assert race.compare(scores_of(0.3, 1), fraction=0.3).incumbent_score == 1.0, "the next later look"
     assert race.compare(scores_of(0.0, 1), fraction=0.5, relative_cost=1.0).loses
-    assert not race.compare(scores_of(0.8, 1), fraction=0.5, relative_cost=1e6).loses, "there, the cost does not count"
+    costly = functools.partial(race.compare, scores_of(0.8, 1), fraction=0.5, relative_cost=1e6)
+    assert not costly().loses, "the cost alone does not count there"
+    assert costly(n_earlier=500).loses, "it counts together with the trials that have ended"
+    assert not race.compare(scores_of(0.8, 1), fraction=0.5, n_earlier=500).loses
 
 
 def test_without_scores_at_the_same_stage_nothing_is_decided(race):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from rainbow_ray.utils.background import WORKER_NICENESS, run_in_background
+from rainbow_ray.utils.background import run_in_background
 
 
 def test_the_result_is_that_of_the_function():
@@ -27,16 +26,6 @@ def test_what_the_function_raises_is_raised_where_the_result_is_needed():
     future = run_in_background(fail, "test")
     with pytest.raises(ValueError, match="wrong"):
         future.result(10)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
-def test_a_call_that_yields_cpus_has_a_priority_of_its_own():
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    before = priority()
-    assert run_in_background(priority, "test", yields_cpus=True).result(10) == WORKER_NICENESS
-    assert run_in_background(priority, "test").result(10) == priority() == before
 
 
 SCRIPT = """

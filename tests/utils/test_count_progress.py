@@ -37,11 +37,19 @@ def test_the_last_line_may_be_asked_for(clock):
     assert output.getvalue() == "scoring: 2 of 2 rows, 4.0 s each\n"
 
 
+def test_nothing_done_is_not_an_error(clock):
+    output = io.StringIO()
+    with count_progress(make_console(output), "reading", 2, "rows") as advance:
+        advance(0)
+    assert output.getvalue() == ""
+
+
 def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr("rainbow_ray.utils.count_progress.is_live", lambda console: True)
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=100)
     with count_progress(console, "encoding", 4, "windows") as advance:
+        assert file.getvalue() == ""
         advance(1)
         advance(3)
     output = file.getvalue()
