@@ -14,11 +14,10 @@ from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import scoring_batches
 from rainbow_ray.data.dataset import ExampleView, distinct_windows
 from rainbow_ray.data.examples import Examples
-from rainbow_ray.modalities.encoder_cache import clone_encoder
 from rainbow_ray.modalities.freezing import resolve_depths
 from rainbow_ray.modalities.rows import make_collates
 from rainbow_ray.modalities.spec import InputSpec, get_modality
-from rainbow_ray.modalities.text.encoder import TextEncoder, frozen_config
+from rainbow_ray.modalities.text.frozen_encoder import load_frozen_encoder
 from rainbow_ray.modalities.text.modality import SPEC as TEXT
 from rainbow_ray.modalities.text.tokenize import TOKENS
 from rainbow_ray.model.audio_feature_cache import AudioFeatureCache
@@ -150,7 +149,7 @@ def mean_hidden_states(examples: Examples, encoder: str, config: TextEncoderConf
         Means, float32, `(examples, layers + 1, hidden_size)`.
     """
     target = pick_device(device)[0]
-    model = TextEncoder(clone_encoder(encoder), frozen_config(config)).eval().to(target)
+    model = load_frozen_encoder(encoder, config).to(target)
     lengths = np.array([len(row) for row in examples.ragged(TOKENS)])
     means: np.ndarray | None = None
     collates = make_collates(InputSpec(text=encoder))

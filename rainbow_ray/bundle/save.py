@@ -14,7 +14,8 @@ from rainbow_ray.bundle.model_card import write_card
 from rainbow_ray.bundle.novelty import Novelty, fit_novelty
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.evaluation.results import Results
-from rainbow_ray.modalities.text.encoder import TextEncoder, load_frozen_encoder
+from rainbow_ray.modalities.text.encoder import TextEncoder
+from rainbow_ray.modalities.text.frozen_encoder import load_frozen_encoder
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData

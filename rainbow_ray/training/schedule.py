@@ -10,7 +10,8 @@ from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.tasks.base import Task
 
 _HEAD_STEP_SECONDS, _SEQUENCE_STEP_SECONDS = 0.002, 0.006  # of songs, and of sequences of segments
-SAVED_SECONDS = 20.0  # by a run whose workers need not start
+# Workers of several processes took 24 s longer in phase 1 of the demo (2 CPUs) than this process.
+SAVED_SECONDS = 20.0
 MAX_SECONDS_IN_PROCESS = 120.0  # of all fits: longer ones run in workers, which Ray restarts when they die
 MAX_EXAMPLES_IN_PROCESS = 5_000
 NO_CONTEXT_KIND = "none"  # value of `model.temporal.kind` without temporal layers

@@ -86,6 +86,21 @@ def kill(victims: list[psutil.Process]) -> None:
             victim.kill()
 
 
+def resume_after_kills(process: subprocess.Popen, folder: Path, command: list[str]) -> None:
+    """Kill the session of a run, resume it, kill the command during the refit, and resume it to its end."""
+    kill(child_processes(process))
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 1, stdout + stderr
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+    process = start(folder, *command, "--name", "r", "--resume")
+    wait_for_checkpoint(process, folder / "runs" / "r", ("refit",))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    stdout = call(folder, *command, "--resume", "--name", "r")
+    assert "resumed from step" in stdout
+
+
 @pytest.mark.long
 def test_a_killed_worker_is_replaced(command, reference_run, tmp_path):
     run = tmp_path / "runs" / "r"
@@ -106,17 +121,7 @@ def test_a_run_is_resumed_after_its_session_and_its_driver_are_killed(command, r
     run = tmp_path / "runs" / "r"
     process = start(tmp_path, *command, "--name", "r")
     wait_for_checkpoint(process, run, ("fold-0", "fold-1"))
-    kill(child_processes(process))
-    stdout, stderr = process.communicate(timeout=200)
-    assert process.returncode == 1, stdout + stderr
-    assert "--resume" in stderr
-    assert "Traceback" not in stderr
-    process = start(tmp_path, *command, "--name", "r", "--resume")
-    wait_for_checkpoint(process, run, ("refit",))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    stdout = call(tmp_path, *command, "--resume")
-    assert "resumed from step" in stdout
+    resume_after_kills(process, tmp_path, command)
     assert_identical_results(run, reference_run)
 
 
@@ -130,15 +135,20 @@ def test_short_fits_run_in_the_command_and_are_resumed_after_it_or_its_session_i
     process = start(tmp_path, *command, "--name", "r")
     wait_for_checkpoint(process, run, ("fold-1",))
     assert not child_processes(process, FOLD_WORKER) + child_processes(process, TRAIN_WORKER)
-    kill(child_processes(process))
-    stdout, stderr = process.communicate(timeout=200)
-    assert process.returncode == 1, stdout + stderr
-    assert "--resume" in stderr
-    assert "Traceback" not in stderr
-    process = start(tmp_path, *command, "--name", "r", "--resume")
-    wait_for_checkpoint(process, run, ("refit",))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    stdout = call(tmp_path, *command, "--resume", "--name", "r")
-    assert "resumed from step" in stdout
+    resume_after_kills(process, tmp_path, command)
     assert_identical_results(run, tmp_path / "reference" / "runs" / "r")
+
+
+def test_a_killed_actor_beside_the_fits_of_the_command_is_replaced(tmp_path):
+    """The fits without context of segments, and the baselines, run in an actor beside the command's own fits."""
+    process = start(tmp_path, "--phase", "5", "--name", "r", "training.epochs=5", "logging.report=false")
+    checkpoints = tmp_path / "runs" / "r" / "checkpoints"
+    deadline = time.monotonic() + 240
+    while not list(checkpoints.glob("none-fold-*/result.npz")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    kill(child_processes(process, "ray::_FoldWorker.run_all"))
+    stdout, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0, stdout + stderr
+    assert "no context" in json.loads((tmp_path / "runs" / "r" / "summary.json").read_text())["baselines"]

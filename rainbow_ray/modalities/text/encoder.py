@@ -113,26 +113,6 @@ def check_encoder(name: str, options: TextEncoderConfig, encoder_config: Any) ->
     return problems
 
 
-def load_frozen_encoder(name: str, config: TextEncoderConfig, depth: int | str = "last") -> TextEncoder:
-    """Return a pretrained text encoder of which nothing is trained.
-
-    Args:
-        name: `embedded`, a local folder, or a hub name.
-        config: Config of the encoder, of which layers and freezing are not read.
-        depth: Number of layers to run; `last` for all. Encoders of other families than `ADAPTERS`, which may end in a
-            norm that the last layer that is run would get, are not cut off.
-
-    Returns:
-        The encoder, in evaluation mode.
-
-    Raises:
-        InputError: It cannot be loaded.
-    """
-    body = load_encoder(name)
-    depth = depth if body.config.model_type in ADAPTERS else "last"
-    return TextEncoder(body, frozen_config(config, depth)).eval()
-
-
 def frozen_config(config: TextEncoderConfig, depth: int | str = "last") -> TextEncoderConfig:
     """Return the config of a text encoder of which nothing is trained.
 
