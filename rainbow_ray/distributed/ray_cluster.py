@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from rainbow_ray.distributed.ray_folder import session_folder
 from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.utils.errors import EXIT_FAILURE, InputError, TrainingError, first_line
 from rainbow_ray.utils.signals import Interrupted, defer_signals, raise_on_signal
-from rainbow_ray.utils.streams import print_error
+from rainbow_ray.utils.streams import hold_back_stderr, print_error
 
 if TYPE_CHECKING:
     import psutil
@@ -44,6 +45,8 @@ HEAD = "gcs_server"  # the process of a Ray without which nothing goes on
 RAYLET = "raylet"  # the process that starts agents and workers
 AGENT_SECONDS = 2.0  # which they are given to end once it is gone
 HEAD_POLL_SECONDS = 2.0
+# Of the C++ part of Ray in this process: [2026-11-30 15:35:38,764 E 17340 17726] task_manager.cc:1545: Failed to …
+RAY_MESSAGE = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+ [A-Z] \d+ \d+\] ")
 DASHBOARD_PORT = 8265  # Ray's own choice; it takes the next one that is free
 DRIVER_ONLY = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 
@@ -126,32 +129,43 @@ def _connected(
     with _without_ray_handler(), defer_signals() as deferred:
         context = _start_ray(address, folder)
     if deferred.signal_number is not None:
-        _shut_down()
-        raise Interrupted(deferred.signal_number)
+        with _shut_down_at_end():
+            raise Interrupted(deferred.signal_number)
     install_handlers()  # whatever Ray has installed
     _close_token_file()
     # what is raised when Ray's own processes are gone, rather than when work on them fails
     lost = (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
+    with _shut_down_at_end():
+        try:
+            resources = ray.cluster_resources()
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            with _exit_when_ray_dies(advice) if not address else contextlib.nullcontext():
+                yield RayResources(
+                    cpus=max(1, int(resources.get("CPU", 1))),
+                    gpus=int(resources.get("GPU", 0)),
+                    dashboard=context.dashboard_url or None,
+                    node_cpus=max([1, *(int(node.get("CPU", 1)) for node in nodes)]),
+                    node_gpus=max([0, *(int(node.get("GPU", 0)) for node in nodes)]),
+                )
+        except ray.exceptions.RayTaskError as error:
+            cause = user_error(error)
+            if cause is None:
+                raise
+            raise cause from error
+        except lost as error:
+            raise TrainingError("; ".join(filter(None, [f"Ray was lost ({first_line(error)})", advice]))) from error
+
+
+@contextlib.contextmanager
+def _shut_down_at_end() -> Iterator[None]:
+    """Shut Ray down at the end of the block; after an error, without its messages on the work that is lost by it."""
     try:
-        resources = ray.cluster_resources()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        with _exit_when_ray_dies(advice) if not address else contextlib.nullcontext():
-            yield RayResources(
-                cpus=max(1, int(resources.get("CPU", 1))),
-                gpus=int(resources.get("GPU", 0)),
-                dashboard=context.dashboard_url or None,
-                node_cpus=max([1, *(int(node.get("CPU", 1)) for node in nodes)]),
-                node_gpus=max([0, *(int(node.get("GPU", 0)) for node in nodes)]),
-            )
-    except ray.exceptions.RayTaskError as error:
-        cause = user_error(error)
-        if cause is None:
-            raise
-        raise cause from error
-    except lost as error:
-        raise TrainingError("; ".join(filter(None, [f"Ray was lost ({first_line(error)})", advice]))) from error
-    finally:
-        _shut_down()
+        yield
+    except BaseException:
+        with hold_back_stderr(lambda line: bool(RAY_MESSAGE.match(line))):
+            _shut_down()
+        raise
+    _shut_down()
 
 
 def _shut_down() -> None:

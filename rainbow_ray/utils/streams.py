@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import IO
 
 ERRORS = "rainbow_ray.replace"
 # what our own messages use beyond ASCII; anything else becomes "?"
@@ -13,6 +18,7 @@ ASCII = {
     "·": "*", "•": "*", "“": '"', "”": '"', "‘": "'", "’": "'", "µ": "u", "Σ": "sum", "\xa0": " ",
     "━": "-", "╸": "-", "╺": "-", "─": "-", "│": "|", "┃": "|", "█": "#",
 }  # fmt: skip
+_STDERR = threading.RLock()
 # Control characters of a terminal (colours, cursor, bell) that a name or a text may hold; new lines and tabs stay.
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
@@ -79,3 +85,31 @@ def close_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):  # replaced by something without a file descriptor
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+
+
+@contextlib.contextmanager
+def hold_back_stderr(is_dropped: Callable[[bytes], bool]) -> Iterator[None]:
+    """Drop lines that C and C++ libraries print on standard error, and write the others at the end of the block.
+
+    Args:
+        is_dropped: Returns whether a line is dropped.
+
+    Yields:
+        None.
+    """
+    with _STDERR, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # standard error may be closed, and the temporary folder full
+            captured = stack.enter_context(tempfile.TemporaryFile())
+            stderr_copy = os.dup(2)
+            stack.callback(os.close, stderr_copy)
+            os.dup2(captured.fileno(), 2)
+            stack.callback(_restore_stderr, captured, stderr_copy, is_dropped)
+        yield
+
+
+def _restore_stderr(captured: IO[bytes], stderr_copy: int, is_dropped: Callable[[bytes], bool]) -> None:
+    os.dup2(stderr_copy, 2)
+    captured.seek(0)
+    lines = [line for line in captured if not is_dropped(line)]
+    with contextlib.suppress(OSError):
+        os.write(2, b"".join(lines))

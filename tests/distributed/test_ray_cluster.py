@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import closing
 
 import numpy as np
 import psutil
@@ -22,6 +23,7 @@ from rainbow_ray.distributed.resources import RayResources, WorkerResources
 from rainbow_ray.training.cross_validation import FitContext, FitJob
 from rainbow_ray.training.distributed_training import CLEANER, _without_cleaner, run_distributed
 from rainbow_ray.training.loggers import LogForwarder
+from rainbow_ray.utils.signals import Interrupted
 from tests.helpers import data_of, plan_of
 
 
@@ -124,7 +126,7 @@ def test_the_dashboard_listens_only_on_loopback(ray_session):
     port = int(ray_session.dashboard.rpartition(":")[2])
     for _, _, _, _, address in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET, socket.SOCK_STREAM):
         if not address[0].startswith("127."):
-            with closing(socket.socket()) as probe:
+            with contextlib.closing(socket.socket()) as probe:
                 assert probe.connect_ex(address) != 0
 
 
@@ -165,3 +167,19 @@ def test_a_command_whose_ray_is_lost_ends_with_an_error_message(tmp_path):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
     assert stderr.splitlines()[-1] == "error: Ray was lost (its head process died); go on with --resume --name x"
+
+
+OTHER_LINE = "error: of another thread\n"
+RAY_LINE = "[2026-11-30 15:35:38,764 E 17340 17726] task_manager.cc:1545: Failed to push error to driver for task 16\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "printed"),
+    [(Interrupted(signal.SIGTERM), OTHER_LINE), (None, RAY_LINE + OTHER_LINE)],
+)
+def test_after_an_error_ray_does_not_report_the_work_that_is_lost_by_its_end(monkeypatch, capfd, error, printed):
+    monkeypatch.setattr(ray_cluster, "_shut_down", lambda: os.write(2, f"{RAY_LINE}{OTHER_LINE}".encode()))
+    with contextlib.suppress(Interrupted), ray_cluster._shut_down_at_end():
+        if error:
+            raise error
+    assert capfd.readouterr().err == printed

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from typing_extensions import override
 
-from rainbow_ray.modalities.audio.decoder_messages import hold_back_stderr
+from rainbow_ray.modalities.audio.decoder_messages import hold_back_decoder_messages
 from rainbow_ray.modalities.audio.headers import (
     Header,
     describe_foreign,
@@ -113,12 +113,12 @@ class SeekableFile(AudioFile):
 
     @override
     def read(self, first: int, count: int) -> np.ndarray:
-        with hold_back_stderr(self.is_mpeg):
+        with hold_back_decoder_messages(self.is_mpeg):
             return self._read(self.file, first, count)
 
     @override
     def peek(self, first: int, count: int) -> np.ndarray:
-        with hold_back_stderr(self.is_mpeg):
+        with hold_back_decoder_messages(self.is_mpeg):
             return self._read(self.opened, first, count)
 
     def _read(self, file: Any, first: int, count: int) -> np.ndarray:
@@ -146,7 +146,7 @@ class SequentialFile(AudioFile):
     def __init__(self, reopen: Callable[[], Any], *, is_mpeg: bool) -> None:
         self.reopen, self.is_mpeg = reopen, is_mpeg
         self.rate, self.frames, levels = 0, 0, []
-        with hold_back_stderr(is_mpeg), contextlib.closing(self._blocks()) as blocks:
+        with hold_back_decoder_messages(is_mpeg), contextlib.closing(self._blocks()) as blocks:
             for block, rate in blocks:
                 self.rate, self.frames = rate, self.frames + len(block)
                 levels.append(levels_of(block, rate))
@@ -157,7 +157,7 @@ class SequentialFile(AudioFile):
     @override
     def read(self, first: int, count: int) -> np.ndarray:
         parts, start = [np.zeros((0, 1), np.float32)], 0
-        with hold_back_stderr(self.is_mpeg), contextlib.closing(self._blocks()) as blocks:
+        with hold_back_decoder_messages(self.is_mpeg), contextlib.closing(self._blocks()) as blocks:
             for block, _ in blocks:
                 part = block[max(0, first - start) : max(0, first + count - start)]
                 start += len(block)
@@ -305,7 +305,7 @@ def _open(source: Path | bytes, pieces: Sequence[bytes | range] | None, *, is_se
             return False
 
     kind = Sequential if is_sequential else soundfile.SoundFile
-    with hold_back_stderr():
+    with hold_back_decoder_messages():
         return kind(source if isinstance(source, Path) and pieces is None else open_bytes(source, pieces))
 
 
@@ -319,7 +319,7 @@ def _can_read_tail(file: Any) -> bool:
         return False
     count = min(file.frames, file.samplerate)
     try:
-        with hold_back_stderr(_is_mpeg(file)):
+        with hold_back_decoder_messages(_is_mpeg(file)):
             file.seek(file.frames - count)
             tail = file.read(count, dtype="float32", always_2d=True)
     except _errors():

@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
-import threading
-from collections.abc import Iterator
-from typing import IO
 
-_STDERR = threading.RLock()
+from rainbow_ray.utils.streams import hold_back_stderr
 
 
-@contextlib.contextmanager
-def hold_back_stderr(is_needed: bool = True) -> Iterator[None]:
+def hold_back_decoder_messages(is_needed: bool = True) -> contextlib.AbstractContextManager[None]:
     """Suppress the messages of libmpg123, which name no file; failures are reported as `MediaError`.
 
     Args:
         is_needed: Whether to suppress them; False does nothing.
 
-    Yields:
-        None.
+    Returns:
+        A context manager. Lines of other threads are written at its end.
     """
-    if not is_needed:
-        yield
-        return
-    with _STDERR, contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # standard error may be closed, and the temporary folder full
-            captured = stack.enter_context(tempfile.TemporaryFile())
-            stderr_copy = os.dup(2)
-            stack.callback(os.close, stderr_copy)
-            os.dup2(captured.fileno(), 2)
-            stack.callback(_restore_stderr, captured, stderr_copy)
-        yield
-
-
-def _restore_stderr(captured: IO[bytes], stderr_copy: int) -> None:
-    """Restore standard error, and write the captured lines of other threads to it."""
-    os.dup2(stderr_copy, 2)
-    captured.seek(0)
-    lines = [line for line in captured if not _is_of_decoder(line)]
-    with contextlib.suppress(OSError):
-        os.write(2, b"".join(lines))
+    return hold_back_stderr(_is_of_decoder) if is_needed else contextlib.nullcontext()
 
 
 def _is_of_decoder(line: bytes) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from rainbow_ray.modalities.audio.decoder import CUT_OFF, JoinedFile, SeekableFile, SequentialFile
-from rainbow_ray.modalities.audio.decoder_messages import hold_back_stderr
+from rainbow_ray.modalities.audio.decoder_messages import hold_back_decoder_messages
 from rainbow_ray.modalities.audio.mpeg_frames import find_stream
 from rainbow_ray.modalities.audio.reader import RATE, open_recording
 from rainbow_ray.modalities.media import MediaReader
@@ -231,7 +231,7 @@ def test_messages_of_other_threads_are_printed(capfd):
     def print_from_thread() -> None:
         os.write(2, b"a line of another thread\n")
 
-    with hold_back_stderr():
+    with hold_back_decoder_messages():
         os.write(2, b"[src/libmpg123/parse.c:1] error: something\nNote: Trying to resync...\n")
         thread = threading.Thread(target=print_from_thread)
         thread.start()
