@@ -9,6 +9,7 @@ Reference:
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,10 @@ class TrainStep:
         self.schedule = make_schedule(self.optimizer, components.config, warmup_steps, steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=components.execution.precision.scaled)
         self.limits = MicroBatchLimits(max_micro_batch(components), self.config.batch_tokens)
+        # Padding costs little where the text encoder only looks up its hidden states, or computes no gradient.
+        text = components.model.text
+        trains_text = text is not None and any(parameter.requires_grad for parameter in text.parameters())
+        self._min_tokens = MIN_BATCH_TOKENS[self.device.type] if trains_text else sys.maxsize
         self.norms: dict[str, float] = {}
         self.notes: list[str] = []
 
@@ -189,7 +194,7 @@ class TrainStep:
             return
         divided = divide_batch(
             np.arange(len(view)), lengths, max_examples=max_examples, max_tokens=max_tokens,
-            min_tokens=MIN_BATCH_TOKENS[self.device.type],
+            min_tokens=self._min_tokens,
         )  # fmt: skip
         yield from (view.take(rows) for rows in divided)
 
