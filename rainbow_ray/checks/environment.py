@@ -12,8 +12,10 @@ from pathlib import Path
 
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.config.schema import Config
+from rainbow_ray.distributed.assigned_resources import ADVICE, has_nvidia_device, why_gpu_is_unusable
 
 RAY_TIMEOUT_SECONDS = 60
+NVIDIA_SMI_SECONDS = 20
 MAX_ERROR_CHARACTERS = 300
 DISK_MARGIN = 1.2  # free space over the estimated need
 # Ray starts in a process of its own, in parallel to the other checks, and leaves nothing behind.
@@ -86,15 +88,34 @@ def check_devices(config: Config) -> Iterator[CheckResult]:
     precision, precision_notes = pick_precision(config.training.mixed_precision, device)
     if device.type == "cuda":
         gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        description = ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in gpus)
+        cards = ", ".join(
+            f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor})"
+            for gpu in gpus
+        )
+        description = f"{cards}; driver {driver_version()}, torch {torch.__version__} for CUDA {torch.version.cuda}"
     else:
         description = f"{device.type}, {os.cpu_count()} cores"
-        if shutil.which("nvidia-smi") and config.training.device == "auto":
-            problem = f"nvidia-smi is installed, but torch {torch.__version__} finds no GPU"
-            yield CheckResult("environment_error", "device", f"{problem}: install the CUDA build of the same version")
+    expects_gpu = device.type == "cuda" or (config.training.device in ("auto", "cuda") and has_nvidia_device())
+    reason = why_gpu_is_unusable() if expects_gpu else None
+    if reason is not None:
+        yield CheckResult("environment_error", "device", f"this machine has an NVIDIA GPU, but {reason}; {ADVICE}")
     yield CheckResult("ok", "device", f"{description}; training in {precision.name}")
     for note in [*device_notes, *precision_notes]:
         yield CheckResult("warning", "device", note)
+
+
+def driver_version() -> str:
+    """Return the version of NVIDIA's driver.
+
+    Returns:
+        Such as `580.95.05`; `unknown` where nvidia-smi does not say it.
+    """
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return next(iter(output.split()), "unknown")
 
 
 def check_disk(folder: Path, needed_mb: float) -> CheckResult:

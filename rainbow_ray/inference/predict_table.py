@@ -14,6 +14,7 @@ from rich.console import Console
 from rainbow_ray.data.arrow_types import holds_text, plain_type
 from rainbow_ray.data.derive_segments import derive_segment_table
 from rainbow_ray.data.manifest import Manifest, open_manifest
+from rainbow_ray.distributed.assigned_resources import check_gpus
 from rainbow_ray.distributed.ray_cluster import ray_cluster
 from rainbow_ray.inference.batch_inference import (
     MAX_IN_PROCESS_ROWS,
@@ -153,6 +154,7 @@ def _score(
         return plan, media_limit
     # ray prints the normal exit of Ray Data's workers as an error, from C++ to stderr (ray#53727)
     with ray_cluster(request.address, "continue with the same command and --resume", "fatal") as cluster:
+        check_gpus(cluster, request.device)
         n_workers = request.workers or cluster.gpus or cluster.cpus
         plan, media_limit = claim(n_workers)
         with _progress(plan, console) as on_progress:

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from rainbow_ray.config.load import Resolved
+from rainbow_ray.distributed.assigned_resources import check_gpus
 from rainbow_ray.distributed.ray_cluster import describe_dashboard, prepare_environment, ray_cluster
 from rainbow_ray.distributed.resources import allocate_workers, describe_network, parse_workers
 from rainbow_ray.utils.background import run_in_background
@@ -119,6 +120,7 @@ def _run_on_ray(
     # The workers are checked before data are read, which may take long.
     device, requested = plan.config.training.device, parse_workers(plan.config.training.workers)
     allocate_workers(resources, requested, device=device, streams=False)
+    check_gpus(resources, device)
     for line in describe_network(resources, requested, device=device):
         console.print(line)
     data = reading.result() or prepare_data_with_progress(plan, console)

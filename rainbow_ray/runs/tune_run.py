@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rainbow_ray.config.load import Resolved
+from rainbow_ray.distributed.assigned_resources import check_gpus
 from rainbow_ray.distributed.ray_cluster import describe_dashboard, prepare_environment, ray_cluster
 from rainbow_ray.distributed.resources import RayResources, TrialResources, allocate_trials
 from rainbow_ray.utils.errors import EXIT_SUCCESS
@@ -101,6 +102,7 @@ def _run_on_ray(
     for line in describe_dashboard(resources):
         console.print(line)
     config, trial_resources = sweep.config, _allocate(sweep.config, resources)
+    check_gpus(resources, config.training.device)
     data = prepare_sweep_data(sweep.plan, console)
     stopwatch.mark("data")
     n_concurrent = trial_resources.max_concurrent

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rainbow_ray.distributed.assigned_resources import check_gpus
 from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
 from rainbow_ray.modalities.selection import besides_text
 from rainbow_ray.serving.auth import LOOPBACK_HOSTS, AccessPolicy, hash_token
@@ -47,6 +48,7 @@ def serve(options: argparse.Namespace) -> int:
     hosts = (*LOOPBACK_HOSTS, options.host) if is_loopback(options.host) else None
     policy = AccessPolicy(hash_token(token.value) if token else None, hosts)
     with ray_cluster(None) as cluster:
+        check_gpus(cluster, options.device)
         start(options, policy, cluster)
         try:
             is_stopped = threading.Event()

@@ -28,6 +28,7 @@ def train_worker(arguments: dict[str, Any]) -> Exception | None:
     import torch
     from ray.exceptions import RayError
 
+    from rainbow_ray.distributed.assigned_resources import require_assigned_gpu
     from rainbow_ray.distributed.process_group import ProcessGroup
     from rainbow_ray.distributed.ray_errors import user_error
     from rainbow_ray.training.cross_validation import run_jobs, user_facing_error
@@ -40,6 +41,7 @@ def train_worker(arguments: dict[str, Any]) -> Exception | None:
     process_group = ProcessGroup(worker.get_world_rank(), worker.get_world_size(), wrap)
     context, jobs = ray.get(arguments["work"])
     try:
+        require_assigned_gpu(context.config.training.device)
         run_jobs(context, jobs, process_group)
     except Exception as error:
         # Ray wraps errors of the tasks that read songs for this worker

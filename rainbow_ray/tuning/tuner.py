@@ -19,7 +19,7 @@ import numpy as np
 from ray import tune
 from typing_extensions import override
 
-from rainbow_ray.distributed.actor_threads import use_assigned_cpus
+from rainbow_ray.distributed.assigned_resources import require_assigned_gpu, use_assigned_cpus
 from rainbow_ray.modalities import encoder_cache
 from rainbow_ray.model.device import is_broken
 from rainbow_ray.training.cross_validation import RESTARTS, user_facing_error
@@ -217,6 +217,7 @@ def _run_in_actor(references: list[Any], config: dict[str, Any]) -> None:
     try:
         if "error" in config:
             raise InputError(config["error"])
+        require_assigned_gpu(context.shared.config.training.device)
         fit_context = _fetch(config["fit_context"]) if "fit_context" in config else context.shared
         run_trial(context, fit_context, number, config["values"], report)
         return

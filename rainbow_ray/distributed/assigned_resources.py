@@ -1,0 +1,158 @@
+"""Use of the CPUs and GPUs that Ray assigns to an actor."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from rainbow_ray.distributed.ray_cluster import owns_cluster
+from rainbow_ray.distributed.resources import RayResources
+from rainbow_ray.utils.errors import TrainingError, first_line
+
+PROBE_GPUS = 0.01  # of a GPU, for the task that checks it
+PROBE_SECONDS = 60.0  # for which it may wait: on a cluster whose GPUs are all in use, workers find out themselves
+ADVICE = "training.device=cpu (--device cpu of predict and serve) computes on the CPU"
+
+
+def use_assigned_cpus() -> None:
+    """Let PyTorch use as many threads in this actor as Ray has assigned CPUs to it, at least one.
+
+    Ray sets OMP_NUM_THREADS to that number, but only where the environment of its cluster does not set it. Actors
+    beside each other with all threads each are several times slower: OpenMP's threads wait actively.
+    """
+    import ray
+    import torch
+
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+
+
+def require_assigned_gpu(device: str) -> None:
+    """Refuse to compute on the CPU where Ray has assigned a GPU to this worker.
+
+    Args:
+        device: Device that the user requests: `auto`, `cuda`, `mps` or `cpu`.
+
+    Raises:
+        TrainingError: PyTorch cannot use the GPU.
+    """
+    import ray
+
+    if device not in ("auto", "cuda") or not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        return
+    reason = why_gpu_is_unusable()
+    if reason is not None:
+        raise TrainingError(f"Ray has assigned a GPU, but {reason}; {ADVICE}")
+
+
+def check_gpus(resources: RayResources, device: str) -> None:
+    """Check that PyTorch can use a GPU of each node, before anything is read or computed.
+
+    Args:
+        resources: Resources of the cluster.
+        device: Device that the user requests: `auto`, `cuda`, `mps` or `cpu`.
+
+    Raises:
+        TrainingError: PyTorch cannot use the GPUs of some nodes, all of which are named; or Ray has found none, while
+            this machine has one.
+    """
+    if resources.gpus == 0 and device in ("auto", "cuda") and owns_cluster() and has_nvidia_device():
+        raise TrainingError(
+            "this machine has an NVIDIA GPU, but Ray finds none: `nvidia-smi` must list it (the driver may be missing"
+            f" in this container); {ADVICE}"
+        )
+    if not resources.uses_gpu(device):
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0)]
+    # The process ends after its task: it would keep memory of the GPU.
+    probe = ray.remote(num_cpus=0, num_gpus=PROBE_GPUS, max_calls=1)(why_gpu_is_unusable)
+    address_of = {
+        probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote():
+        node["NodeManagerAddress"] for node in nodes
+    }  # fmt: skip
+    finished, unfinished = ray.wait(list(address_of), num_returns=len(address_of), timeout=PROBE_SECONDS)
+    for task in unfinished:
+        ray.cancel(task)
+    reasons = {address_of[task]: ray.get(task) for task in finished}
+    problems = [
+        f"the GPU of {address} cannot be used: {reason}" for address, reason in reasons.items() if reason is not None
+    ]
+    if problems:
+        raise TrainingError("\n".join([*problems, ADVICE]))
+
+
+def why_gpu_is_unusable() -> str | None:
+    """Return why PyTorch cannot compute on the GPUs that this process sees.
+
+    Returns:
+        A clause for an error message; None where it can.
+    """
+    import torch
+
+    version, cuda = torch.__version__, torch.version.cuda
+    if cuda is None:
+        return f"torch {version} is a build without CUDA; install one with CUDA"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        is_available = torch.cuda.is_available()
+    if not is_available:
+        detail = "".join(f" ({first_line(warning.message)})" for warning in caught[:1])
+        return (
+            f"torch {version} for CUDA {cuda} cannot use it{detail}; use a machine whose"
+            f" driver supports CUDA {cuda} (`nvidia-smi` shows the highest version), or a torch for an older CUDA"
+        )
+    for index in range(torch.cuda.device_count()):
+        capability, built_for = torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
+        if not supports_capability(capability, built_for):
+            name, (major, minor) = torch.cuda.get_device_name(index), capability
+            return (
+                f"torch {version} for CUDA {cuda} has no code for the GPU {name} (compute capability {major}.{minor};"
+                f" it has {', '.join(built_for)}); use a newer GPU, or a torch for an older CUDA"
+            )
+    return None
+
+
+def has_nvidia_device(devices: Path = Path("/dev")) -> bool:
+    """Return whether this machine has an NVIDIA GPU that the environment does not hide.
+
+    Args:
+        devices: Folder of the device files.
+
+    Returns:
+        False where CUDA_VISIBLE_DEVICES is empty or -1.
+    """
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    return not is_hidden and any(devices.glob("nvidia[0-9]*"))
+
+
+def supports_capability(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Return whether a build of PyTorch has code that runs on a GPU.
+
+    Args:
+        capability: Compute capability of the GPU, major and minor.
+        architectures: What the build has code for, as `torch.cuda.get_arch_list` names it: `sm_86` is machine code, for
+            GPUs of the same major and no smaller minor version; `compute_90` is PTX, for all newer ones. A letter at
+            the end (`sm_90a`) restricts the code to that very version.
+
+    Returns:
+        True if any of them fits.
+    """
+    for architecture in architectures:
+        kind, _, number = architecture.partition("_")
+        digits = number.rstrip("abcdefghijklmnopqrstuvwxyz")
+        if not digits.isdigit():
+            continue
+        built = int(digits[:-1] or 0), int(digits[-1])
+        if digits != number:
+            fits = built == capability
+        elif kind == "sm":
+            fits = built[0] == capability[0] and built[1] <= capability[1]
+        else:
+            fits = kind == "compute" and built <= capability
+        if fits:
+            return True
+    return False

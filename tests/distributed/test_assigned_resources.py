@@ -1,0 +1,149 @@
+"""CPUs and GPUs that Ray assigns: threads of PyTorch, and GPUs that PyTorch cannot use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from rainbow_ray.distributed.assigned_resources import has_nvidia_device, supports_capability, why_gpu_is_unusable
+
+SCRIPT = """
+import json, sys
+import ray, torch
+from ray import tune
+from rainbow_ray.distributed.assigned_resources import use_assigned_cpus
+from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
+
+def n_threads():
+    use_assigned_cpus()
+    return torch.get_num_threads()
+
+class Actor:
+    def n_threads(self):
+        return n_threads()
+
+def trainable(config):
+    tune.report({"threads": n_threads()})
+
+prepare_environment()
+with ray_cluster(None):
+    actors = [ray.remote(num_cpus=n_cpus)(Actor).remote() for n_cpus in (0.01, 1)]
+    threads = [ray.get(actor.n_threads.remote()) for actor in actors]
+    for actor in actors:
+        ray.kill(actor)
+    run_config = tune.RunConfig(storage_path=sys.argv[1], verbose=0)
+    results = tune.Tuner(tune.with_resources(trainable, {"cpu": 1}), run_config=run_config).fit()
+print(json.dumps([*threads, results[0].metrics["threads"]]))
+"""
+
+
+@pytest.mark.slow
+def test_threads_are_the_cpus_of_the_actor(tmp_path):
+    """Several actors with all threads each are many times slower than with one (OpenMP's threads wait actively)."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "2"}, cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout.splitlines()[-1]) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "is_supported"),
+    [
+        ((8, 6), ["sm_75", "sm_80"], True),  # machine code of the same major version
+        ((8, 0), ["sm_75", "sm_86"], False),
+        ((7, 0), ["sm_75", "sm_80", "sm_90", "compute_120"], False),  # V100 with a build for CUDA 13
+        ((12, 1), ["sm_75", "compute_120"], True),  # PTX
+        ((9, 0), ["sm_80", "sm_90a"], True),
+        ((9, 1), ["sm_90a"], False),
+        ((12, 0), ["sm_120"], True),
+        ((9, 0), [], False),
+    ],
+)
+def test_code_of_a_build_that_runs_on_a_gpu(capability, architectures, is_supported):
+    assert supports_capability(capability, architectures) == is_supported
+
+
+@pytest.mark.parametrize(("hidden", "expected"), [(None, True), ("0", True), ("", False), ("-1", False)])
+def test_a_gpu_is_seen_unless_the_environment_hides_it(tmp_path, monkeypatch, hidden, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert not has_nvidia_device(tmp_path)
+    (tmp_path / "nvidiactl").touch()
+    assert not has_nvidia_device(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert has_nvidia_device(tmp_path) == expected
+
+
+def use_torch(monkeypatch, *, cuda: str | None = "13.0", is_available: bool = True, capability=(9, 0)) -> None:
+    """Let torch answer as a build for `cuda` on a machine with a driver, and a GPU of `capability`."""
+
+    def answer() -> bool:
+        if not is_available:
+            warnings.warn(
+                "CUDA initialization: The NVIDIA driver on your system is too old (found 12080).", stacklevel=1
+            )
+        return is_available
+
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", answer)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla X")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+
+
+@pytest.mark.parametrize(
+    ("properties", "words"),
+    [
+        ({}, None),
+        ({"cuda": None}, "a build without CUDA"),
+        ({"is_available": False}, "(CUDA initialization: The NVIDIA driver on your system is too old (found 12080).)"),
+        ({"is_available": False}, "driver supports CUDA 13.0"),
+        ({"capability": (7, 0)}, "no code for the GPU Tesla X (compute capability 7.0; it has sm_75, sm_90)"),
+    ],
+)
+def test_the_reason_why_a_gpu_is_unusable(monkeypatch, properties, words):
+    use_torch(monkeypatch, **properties)
+    reason = why_gpu_is_unusable()
+    assert (reason is None) if words is None else (words in str(reason))
+
+
+def start_ray_with_gpu(folder: Path) -> subprocess.Popen[str]:
+    """Start a Ray of this machine's CPUs and one GPU, which PyTorch cannot use."""
+    init = "ray.init(num_gpus=1, log_to_driver=False)"
+    code = f"import ray, time; print({init}.address_info['address'], flush=True); time.sleep(600)"
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    return subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch can use the GPU")
+def test_commands_refuse_a_gpu_that_pytorch_cannot_use(tmp_path, songs_file):
+    ray_process = start_ray_with_gpu(tmp_path)
+    try:
+        assert ray_process.stdout is not None
+        address = ray_process.stdout.readline().strip()
+        command = [sys.executable, "-m", "rainbow_ray.train", "--phase", "1", "--encoder", "embedded", "--manifest",
+                   str(songs_file), "--address", address]  # fmt: skip
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        refused = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert refused.returncode == 1
+        assert "error: the GPU of" in refused.stderr
+        assert "training.device=cpu" in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert not list(tmp_path.glob("runs/*/checkpoints/*"))
+        quick = ["training.device=cpu", "training.epochs=1", "training.min_steps=0", "logging.report=false"]
+        accepted = subprocess.run([*command, *quick], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert accepted.returncode == 0, accepted.stderr
+    finally:
+        ray_process.kill()
