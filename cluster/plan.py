@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.runpod_models import DataCenter, GpuType, Volume
 from cluster.settings import Settings
+from cluster.torch_cuda import is_too_old
 from rainbow_ray.utils.errors import did_you_mean
 
 STOCK = {"HIGH": 0, "MEDIUM": 1, "LOW": 2}  # any other value means no stock
@@ -155,6 +156,8 @@ def _unsuitable_reason(gpu: GpuType, settings: Settings) -> str | None:
         return f"manufactured by {gpu.manufacturer}; the image requires NVIDIA"
     if not (gpu.secure if secure else gpu.community) or not pod_price(gpu, settings):
         return f"not offered in the {settings.cloud} cloud"
+    if is_too_old(gpu.name, settings.min_cuda):
+        return f"PyTorch for CUDA {settings.min_cuda} has no code for it (Volta or older)"
     max_count = gpu.maxCount.secure if secure else gpu.maxCount.community
     if max_count and settings.gpus_per_pod > max_count:
         return f"at most {max_count} per pod, but --gpus-per-pod is {settings.gpus_per_pod}"

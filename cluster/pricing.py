@@ -24,7 +24,7 @@ def find_candidates(client: RunPod, settings: Settings, volume: Volume | None) -
     Returns:
         Ranked candidates, and reasons for excluded ones.
     """
-    gpus = client.gpu_types(count=settings.gpus_per_pod, cloud=settings.cloud)
+    gpus = client.gpu_types(count=settings.gpus_per_pod, cloud=settings.cloud, min_cuda=settings.min_cuda)
     return rank(gpus, client.data_centers(), settings, volume)
 
 

@@ -214,17 +214,19 @@ class RunPod:
             return Terminated("terminated")
         return Terminated("deleted")
 
-    def gpu_types(self, *, count: int, cloud: str) -> list[GpuType]:
+    def gpu_types(self, *, count: int, cloud: str, min_cuda: str) -> list[GpuType]:
         """Return the GPU types with their availability.
 
         Args:
             count: Number of GPUs per pod.
             cloud: `SECURE` or `COMMUNITY`.
+            min_cuda: CUDA version that hosts must support; others do not count as available.
 
         Returns:
             GPU types of the catalog.
         """
-        query = {"include": "AVAILABILITY", "product": "POD", "count": str(count), "cloud": cloud}
+        query = {"include": "AVAILABILITY", "product": "POD", "count": str(count), "cloud": cloud,
+                 "minCudaVersion": min_cuda}  # fmt: skip
         return self._read("/v2/catalog/gpus", GpuTypeList, query).gpus
 
     def data_centers(self) -> list[DataCenter]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from cluster.torch_cuda import required_cuda
 from rainbow_ray.utils.errors import InputError, did_you_mean
 
 DEFAULT_FILE = Path("cluster.yaml")
@@ -118,7 +119,10 @@ class Settings(BaseModel):
     image: str = DEFAULT_IMAGE
     disk: int = Field(40, ge=10, description="GB of each pod's own disk, deleted with the pod")
     ports: Names = Field([SSH_PORT], description="only 22/tcp is allowed: everything else is tunneled through ssh")
-    min_cuda: str = Field("12.8", pattern=r"^\d+\.\d+$")
+    min_cuda: str = Field(
+        default_factory=required_cuda, pattern=r"^\d+\.\d+$",
+        description="CUDA version that the host's driver supports; by default what the locked PyTorch needs",
+    )  # fmt: skip
     max_hourly: float | None = Field(None, gt=0, description="maximum USD per hour for all pods together")
     ttl: Seconds = Field(8 * 3600.0, description="every pod terminates itself after this time, also while jobs run")
     idle: Seconds = Field(1800.0, description="the cluster terminates itself after this time without jobs or logins")

@@ -15,8 +15,26 @@ ENV="${RRAY_ENV:-/opt/rainbow_ray/env}"
 STAMP="$ENV/.rainbow_ray"
 REQUIRED="$(cat "$CODE/pyproject.toml" "$CODE/requirements.lock" | sha256sum | cut -d' ' -f1)"
 
+# Print what PyTorch needs of the driver, and fail where there is a GPU that it cannot use: training would take hours on
+# the CPU of a rented GPU. The build of an image has no GPU.
+check_gpu() {
+  (cd "$CODE" && "$ENV/bin/python" - <<'PY'
+import glob, sys, torch
+cuda = torch.version.cuda
+print(f"torch {torch.__version__}", f"needs a driver for CUDA {cuda}" if cuda else "is a build without CUDA")
+if glob.glob("/dev/nvidia[0-9]*"):
+    from rainbow_ray.distributed.assigned_resources import why_gpu_is_unusable
+    reason = why_gpu_is_unusable()
+    if reason is not None:
+        sys.exit(f"error: this machine has a GPU, but {reason}")
+    print("GPUs:", ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
+PY
+  )
+}
+
 if [ "$(cat "$STAMP" 2>/dev/null || true)" = "$REQUIRED" ]; then
   echo "environment $ENV is up to date"
+  check_gpu
   exit 0
 fi
 
@@ -52,3 +70,4 @@ PY
   -c "$CODE/requirements.lock" -r "$ENV/requirements.txt"
 echo "$REQUIRED" > "$STAMP"
 echo "environment $ENV is ready"
+check_gpu

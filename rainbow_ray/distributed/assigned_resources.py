@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rainbow_ray.distributed.ray_cluster import owns_cluster
 from rainbow_ray.distributed.resources import RayResources
-from rainbow_ray.utils.errors import TrainingError, first_line
+from rainbow_ray.utils.errors import TrainingError
 
 PROBE_GPUS = 0.01  # of a GPU, for the task that checks it
 PROBE_SECONDS = 60.0  # for which it may wait: on a cluster whose GPUs are all in use, workers find out themselves
@@ -100,7 +100,7 @@ def why_gpu_is_unusable() -> str | None:
         warnings.simplefilter("always")
         is_available = torch.cuda.is_available()
     if not is_available:
-        detail = "".join(f" ({first_line(warning.message)})" for warning in caught[:1])
+        detail = "".join(f" ({str(warning.message).splitlines()[0]})" for warning in caught[:1])
         return (
             f"torch {version} for CUDA {cuda} cannot use it{detail}; use a machine whose"
             f" driver supports CUDA {cuda} (`nvidia-smi` shows the highest version), or a torch for an older CUDA"

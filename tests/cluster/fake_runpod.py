@@ -245,7 +245,7 @@ class FakeRunPod:
             "id": pod.id, "name": pod.body["name"], "status": pod.status, "actions": ["stop", "terminate"],
             "image": pod.body["image"], "args": pod.body.get("args", ""), "disk": pod.body.get("disk", 20),
             "mounts": pod.body.get("mounts", {}), "ports": pod.body.get("ports", []), "env": pod.body.get("env", {}),
-            "registry": None, "cloud": CLOUD, "dataCenterId": pod.center, "cudaVersion": "12.8",
+            "registry": None, "cloud": CLOUD, "dataCenterId": pod.center, "cudaVersion": "13.0",
             "gpu": {"id": pod.body["gpu"]["id"], "count": pod.body["gpu"].get("count", 1)},
             "ssh": {"proxy": None, "direct": direct if running else None}, "template": None, "cost": pod.cost,
             "locked": pod.locked, "runtime": {"uptime": 1} if running and pod.runtime else None, "createdAt": stamp,

@@ -22,6 +22,7 @@ GPUS = [
     gpu("RTX A5000", 0.27, EU_1="HIGH"),
     gpu("RTX A2000", 0.12, memory=6, EU_1="HIGH"),
     gpu("L40S", 0.86, memory=48, EU_1="NONE"),
+    gpu("Tesla V100-SXM2-16GB", 0.10, EU_1="HIGH"),  # Volta: no code in PyTorch for CUDA 13
     gpu("MI300X", 0.05, memory=192, manufacturer="AMD", EU_1="HIGH"),
 ]
 CENTERS = [
@@ -45,6 +46,14 @@ def test_requested_gpus_are_ranked_in_their_order():
     candidates, excluded = ranked(gpu=["4090", "A5000", "3090"], data_centers=["EU-1", "US-1"])
     assert candidates == [("RTX 4090", "EU-1"), ("RTX 4090", "US-1"), ("RTX A5000", "EU-1")]
     assert "3090: unknown GPU type" in excluded
+
+
+def test_gpus_that_the_locked_pytorch_cannot_use_are_excluded():
+    assert ranked(gpu=["V100"]) == (
+        [],
+        "Tesla V100-SXM2-16GB: PyTorch for CUDA 13.0 has no code for it (Volta or older)",
+    )
+    assert ranked(gpu=["V100"], min_cuda="12.8")[0] == [("Tesla V100-SXM2-16GB", "EU-1")]
 
 
 def test_pods_are_in_the_data_center_of_their_volume():

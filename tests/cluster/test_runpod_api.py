@@ -48,7 +48,7 @@ def test_volumes_and_catalog(account, client):
     client.delete_volume(volume.id)
     client.delete_volume(volume.id)
     assert client.volumes() == []
-    gpus = {gpu.id: gpu for gpu in client.gpu_types(count=1, cloud="SECURE")}
+    gpus = {gpu.id: gpu for gpu in client.gpu_types(count=1, cloud="SECURE", min_cuda="13.0")}
     assert gpus["NVIDIA RTX A5000"].price.secure == pytest.approx(0.27)
     assert {center.id for center in gpus["NVIDIA RTX A5000"].dataCenters} >= {"EU-RO-1"}
     assert {center.id: center.globalNetwork for center in client.data_centers()}["US-GA-2"] is False
