@@ -97,7 +97,7 @@ def pick_precision(requested: bool | str, device: torch.device) -> tuple[Precisi
     Returns:
         The precision, and a note for the user where the requested one is not available.
     """
-    has_fast_bf16 = {"cuda": lambda: torch.cuda.is_bf16_supported(), "cpu": _has_amx}.get(device.type, lambda: False)()
+    has_fast_bf16 = {"cuda": _has_native_bf16, "cpu": _has_amx}.get(device.type, lambda: False)()
     if requested in (False, "off"):
         return Precision(None), []
     if requested == "bf16" or (requested in ("auto", True) and has_fast_bf16):
@@ -186,6 +186,11 @@ def gpu_utilization(device: torch.device) -> float | None:
         return torch.cuda.utilization(device) / 100
     except (ImportError, RuntimeError):
         return None
+
+
+def _has_native_bf16() -> bool:
+    """Return whether the GPU computes in bf16; T4 and V100 only emulate it, many times slower than fp16."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _has_amx() -> bool:

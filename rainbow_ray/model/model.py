@@ -38,7 +38,7 @@ from rainbow_ray.model.fusion import (
 )
 from rainbow_ray.model.state_dict_upgrade import upgrade_state_keys
 from rainbow_ray.model.temporal import Temporal
-from rainbow_ray.nn.head import make_head
+from rainbow_ray.nn.head import apply_head, make_head
 from rainbow_ray.nn.pooling import Pooling
 from rainbow_ray.nn.standardizer import Standardizer
 
@@ -267,8 +267,7 @@ class RainbowModel(nn.Module):
         if self.temporal is not None:
             assert segment_times is not None, "segments need their times"
             hidden = torch.cat([hidden, self.temporal(hidden, segment_times).to(hidden.dtype)], dim=1)
-        logits: torch.Tensor = self.head(hidden)
-        return logits
+        return apply_head(self.head, hidden)
 
     @property
     def has_frozen_features(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import torch
 from torch import nn
 
 from rainbow_ray.config.schema import ClassifierConfig
@@ -28,3 +31,20 @@ def make_head(width: int, outputs: int, config: ClassifierConfig) -> nn.Sequenti
     last = nn.Linear(width, outputs)
     nn.init.zeros_(last.weight)
     return nn.Sequential(*layers, nn.Dropout(config.dropout), last)
+
+
+def apply_head(head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Return logits in fp32, also under autocast: in bf16, thousands of songs would share a few hundred scores.
+
+    Args:
+        head: What `make_head` returned.
+        hidden: Inputs of the head, fp32, `(examples, width)`.
+
+    Returns:
+        `(examples, outputs)`, fp32.
+    """
+    device = hidden.device.type
+    is_autocast = torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if is_autocast else contextlib.nullcontext():
+        logits: torch.Tensor = head(hidden)
+    return logits

@@ -94,6 +94,7 @@ class TrainStep:
         scaler: Loss scaler; disabled unless the precision is fp16.
         limits: Current size limit of micro-batches.
         norms: Gradient norm of each component of a fused model in the last step, before clipping.
+        skipped_steps: Steps without an update, because gradients overflowed (fp16 only).
         notes: Messages to the user.
     """
 
@@ -110,6 +111,7 @@ class TrainStep:
         trains_text = text is not None and any(parameter.requires_grad for parameter in text.parameters())
         self._min_tokens = MIN_BATCH_TOKENS[self.device.type] if trains_text else sys.maxsize
         self.norms: dict[str, float] = {}
+        self.skipped_steps = 0
         self.notes: list[str] = []
 
     def train_step(
@@ -148,6 +150,20 @@ class TrainStep:
         self._update()
         return StepResult(loss, n_requests > 0)
 
+    def all_notes(self, n_steps: int) -> list[str]:
+        """Return the messages to the user at the end of the fit.
+
+        Args:
+            n_steps: Number of steps of the fit.
+
+        Returns:
+            `notes`, and one on skipped steps.
+        """
+        if not self.skipped_steps:
+            return self.notes
+        skipped = f"training.mixed_precision: {self.skipped_steps} of {n_steps} steps changed nothing"
+        return [*self.notes, f"{skipped}, because gradients overflowed in fp16; the loss scale was halved each time"]
+
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint.
 
@@ -159,6 +175,7 @@ class TrainStep:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "limits": vars(self.limits).copy(),
+            "skipped_steps": self.skipped_steps,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -172,6 +189,7 @@ class TrainStep:
         if state["scaler"] and self.scaler.is_enabled():  # another machine may train in another precision
             self.scaler.load_state_dict(state["scaler"])
         self.limits = MicroBatchLimits(**state["limits"])
+        self.skipped_steps = state.get("skipped_steps", 0)  # not counted by earlier versions
 
     def micro_batches(self, view: ExampleView) -> Iterator[ExampleView]:
         """Divide a worker's examples of a step.
@@ -255,10 +273,14 @@ class TrainStep:
         if self.config.max_grad_norm:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm)
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
+        if self.scaler.get_scale() < scale:  # the gradients overflowed, and the optimizer has made no step
+            self.skipped_steps += 1
+        else:
+            self.schedule.step()
 
     def _zero_loss(self) -> torch.Tensor:
         """Return a loss of zero that depends on every trained parameter."""

@@ -284,7 +284,8 @@ class Trainer:
                 "trained": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
                 "all": sum(p.numel() for p in self.model.parameters()),
             },
-            "notes": [*self.notes, *self.stepper.notes],
+            "skipped_steps": self.stepper.skipped_steps,
+            "notes": [*self.notes, *self.stepper.all_notes(state.step)],
         }
 
     def _solve(self) -> None:

@@ -6,16 +6,19 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from rainbow_ray.config.schema import Config
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.model import training_precision
+from rainbow_ray.model.device import pick_precision
 from rainbow_ray.model.training_precision import (
     bf16_speedup,
     measure_bf16_speedup,
     pick_training_precision,
     trains_encoder_layers,
 )
+from rainbow_ray.nn.head import apply_head
 
 CPU = torch.device("cpu")
 
@@ -115,3 +118,25 @@ def test_a_measurement_leaves_the_random_generator_alone():
     torch.manual_seed(1)
     assert measure_bf16_speedup() > 0
     assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_gpus_that_emulate_bf16_train_in_fp16(monkeypatch, native):
+    """T4 and V100: `is_bf16_supported` counts emulation by default."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    precision, notes = pick_precision("auto", torch.device("cuda"))
+    assert (precision.name, precision.scaled) == (("bf16", False) if native else ("fp16", True))
+    assert notes == []
+
+
+def test_the_head_computes_in_fp32_under_autocast():
+    """5,000 songs had 1,457 distinct scores in bf16."""
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Dropout(0.1), nn.Linear(32, 1)).eval()
+    hidden = torch.randn(5000, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = apply_head(head, hidden)
+        assert torch.is_autocast_enabled("cpu")
+    assert logits.dtype == torch.float32
+    assert logits.unique().numel() > 4900
+    assert torch.equal(logits, head(hidden))

@@ -135,3 +135,35 @@ def test_a_cpu_out_of_memory_continues_with_smaller_micro_batches(write_table, t
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-3000:]
     assert "out of memory on cpu in step 1" in process.stdout
+
+
+def stepper_in_fp16(songs_file, tiny_encoder, folder: Path, scale: float) -> Trainer:
+    """Return a fit on the CPU whose loss is scaled as for fp16; a large scale overflows."""
+    plan = plan_of(songs_file, tiny_encoder("bert"), **KEYS)
+    data = data_of(plan)
+    train, val = data.split.train_val_indices(0)
+    fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0)
+    run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(folder), ProcessGroup())
+    run.stepper.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    for number in range(12):
+        run.stepper.train_step(run.dataset.in_memory_subset(train[:8]), 0.5, number=number + 1)  # 16 times the gradient
+    return run
+
+
+@pytest.mark.parametrize(("scale", "overflows"), [(2.0**10, False), (2.0**127, True)])
+def test_steps_that_fp16_skips_are_counted_and_do_not_advance_the_schedule(
+    songs_file, tiny_encoder, tmp_path, scale, overflows
+):
+    run = stepper_in_fp16(songs_file, tiny_encoder, tmp_path, scale)
+    stepper = run.stepper
+    assert (stepper.skipped_steps > 0) == overflows
+    assert stepper.schedule.last_epoch == 12 - stepper.skipped_steps
+    assert {int(state["step"]) for state in stepper.optimizer.state.values()} == {12 - stepper.skipped_steps}
+    assert any(f"{stepper.skipped_steps} of 12 steps" in note for note in stepper.all_notes(12)) == overflows
+    state = stepper.state()
+    stepper.skipped_steps = 0
+    stepper.load_state(state)
+    assert stepper.skipped_steps == state["skipped_steps"]
+    del state["skipped_steps"]  # of an earlier version
+    stepper.load_state(state)
+    assert stepper.skipped_steps == 0
