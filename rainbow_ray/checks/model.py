@@ -164,4 +164,4 @@ def _time_steps(components: FitComponents, stepper: TrainStep, sample: np.ndarra
 
 
 def _losses(components: FitComponents, rows: ExampleView) -> torch.Tensor:
-    return forward_loss(components.module, components.features, components.task, rows)[0]
+    return forward_loss(components.model, components.features, components.task, rows)[0]

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
 
+from rainbow_ray.utils.errors import InputError, TrainingError
+
 T = TypeVar("T")
+
+MAX_SCALARS = 7  # of one call of `all_reduce_scalars`
+
+
+class PeerError(Exception):
+    """A defect of another worker, whose traceback is in that one's output.
+
+    Args:
+        message: Its last line, with the rank of the worker.
+    """
 
 
 def _identity(module: nn.Module) -> nn.Module:
@@ -27,17 +39,56 @@ class ProcessGroup:
     Attributes:
         rank: Index of this worker, from 0 to `size` - 1.
         size: Number of workers.
-        wrap: Returns a module whose backward pass averages gradients over the workers (DistributedDataParallel).
+        wrapper: Returns a module whose backward pass averages gradients over the workers (DistributedDataParallel).
     """
 
     rank: int = 0
     size: int = 1
-    wrap: Callable[[nn.Module], nn.Module] = _identity
+    wrapper: Callable[[nn.Module], nn.Module] = _identity
 
     @property
     def is_main(self) -> bool:
         """Whether this worker has rank 0, and thus writes files."""
         return self.rank == 0
+
+    @contextlib.contextmanager
+    def shares_errors(self) -> Iterator[None]:
+        """Let all workers end when one of them fails inside the block.
+
+        Every collective method begins with an exchange of flags. A worker that fails takes part in one more exchange,
+        and the others, which wait in their next collective call or at the end of the block, raise the same error.
+
+        Yields:
+            None.
+
+        Raises:
+            InputError, TrainingError: Another worker raised it.
+            PeerError: Another worker raised any other error.
+        """
+        if self.size == 1:
+            yield
+            return
+        try:
+            yield
+        except Exception as error:
+            if not getattr(error, IS_OF_PEER, False):
+                with contextlib.suppress(Exception):  # the connection may be what failed
+                    self._exchange((), error)
+            raise
+        self._exchange(())
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return a module whose backward pass averages gradients over the workers.
+
+        Args:
+            module: The same module in every worker.
+
+        Returns:
+            What `wrapper` returns.
+        """
+        if self.size > 1:
+            self._exchange(())
+        return self.wrapper(module)
 
     def shard(self, items: Sequence[T]) -> Sequence[T]:
         """Return the items of this worker: every `size`-th one, from `rank` on.
@@ -61,6 +112,7 @@ class ProcessGroup:
         """
         if self.size == 1:
             return tensor
+        self._exchange(())
         total = tensor.to(_collective_device(), copy=True)
         distributed.all_reduce(total)
         return total.to(tensor.device)
@@ -69,14 +121,14 @@ class ProcessGroup:
         """Return the sums over the workers of several numbers, in float64.
 
         Args:
-            values: Summands of this worker, equally many in every worker.
+            values: Summands of this worker, equally many in every worker, and at most `MAX_SCALARS`.
 
         Returns:
             One sum per value.
         """
         if self.size == 1:
             return list(values)
-        return self.all_reduce_sum(torch.tensor(values, dtype=torch.float64)).tolist()
+        return self._exchange(values)
 
     def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Return the tensors of all workers.
@@ -89,6 +141,7 @@ class ProcessGroup:
         """
         if self.size == 1:
             return [tensor]
+        self._exchange(())
         local = tensor.to(_collective_device())
         parts = [torch.empty_like(local) for _ in range(self.size)]
         distributed.all_gather(parts, local)
@@ -105,26 +158,59 @@ class ProcessGroup:
         """
         if self.size == 1:
             return [item]
-        items: list[T] = [item] * self.size
-        distributed.all_gather_object(items, item)
-        return items
+        self._exchange(())
+        return self._gather_objects(item)
 
     def barrier(self) -> None:
         """Wait until all workers have called this method."""
         if self.size > 1:
+            self._exchange(())
             distributed.barrier()
 
-    def no_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which backward passes accumulate gradients locally, without averaging them.
+    def _exchange(self, values: Sequence[float], error: Exception | None = None) -> list[float]:
+        """Return the sums of numbers over the workers, or raise the error of another worker.
 
-        Args:
-            module: A module that `wrap` returned.
-
-        Returns:
-            The module's own `no_sync()`, or a context that does nothing where the module is not distributed.
+        The message has the same shape in every call, so that a worker that failed can answer any call of the others.
         """
-        no_sync = getattr(module, "no_sync", None)
-        return no_sync() if no_sync is not None else contextlib.nullcontext()
+        assert len(values) <= MAX_SCALARS
+        message = torch.zeros(1 + MAX_SCALARS, dtype=torch.float64)
+        message[0] = float(error is not None)
+        message[1 : 1 + len(values)] = torch.tensor(values, dtype=torch.float64)
+        message = message.to(_collective_device())
+        distributed.all_reduce(message)
+        n_failed, *sums = message.tolist()
+        if n_failed:
+            failures = self._gather_objects(None if error is None else _describe(error))
+            if error is None:
+                raise _error_of_peer(failures)
+        return sums[: len(values)]
+
+    def _gather_objects(self, item: T) -> list[T]:
+        items: list[T] = [item] * self.size
+        distributed.all_gather_object(items, item)
+        return items
+
+
+IS_OF_PEER = "is_of_peer"  # attribute of errors that another worker raised
+USER_ERRORS = {error.__name__: error for error in (InputError, TrainingError)}
+
+
+def _describe(error: Exception) -> tuple[str, Any]:
+    """Return the name of an error's type and its message, both of which can be pickled."""
+    if isinstance(error, InputError):
+        return InputError.__name__, error.problems
+    return type(error).__name__, str(error)
+
+
+def _error_of_peer(failures: Sequence[tuple[str, Any] | None]) -> Exception:
+    """Return the error of the first worker that failed."""
+    rank, (name, message) = next((rank, failure) for rank, failure in enumerate(failures) if failure is not None)
+    if name in USER_ERRORS:
+        error: Exception = USER_ERRORS[name](message)
+    else:
+        error = PeerError(f"worker {rank}: {name}: {message}")
+    setattr(error, IS_OF_PEER, True)
+    return error
 
 
 def _collective_device() -> torch.device:

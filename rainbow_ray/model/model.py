@@ -41,6 +41,7 @@ from rainbow_ray.model.temporal import Temporal
 from rainbow_ray.nn.head import apply_head, make_head
 from rainbow_ray.nn.pooling import Pooling
 from rainbow_ray.nn.standardizer import Standardizer
+from rainbow_ray.nn.zero_loss import zero_loss
 
 REFERENCE_WIDTH = 384  # features of the text encoder for which the default learning rate of the head was chosen
 
@@ -116,21 +117,22 @@ class RainbowModel(nn.Module):
         self.register_buffer("feature_scale", self._feature_scale(), persistent=False)
         self.standardize = Standardizer(self.width) if config.classifier.standardize else nn.Identity()
         head_width = self.width + (self.fusion.out_width if self.fusion is not None else 0)
-        has_temporal = temporal and config.temporal.kind != "none"
-        self.temporal = Temporal(head_width, config.temporal) if has_temporal else None
+        self.temporal = Temporal(head_width, config.temporal) if temporal and config.temporal.kind != "none" else None
         head_width += self.temporal.out_width if self.temporal is not None else 0
         self.head = make_head(head_width, outputs, config.classifier)
 
     @override
-    def forward(self, inputs: Batch | PrecomputedFeatures) -> torch.Tensor:
+    def forward(self, inputs: Batch | PrecomputedFeatures | None) -> torch.Tensor:
         """Return logits.
 
         Args:
-            inputs: A batch, or (without a fusion) features that were computed before.
+            inputs: A batch, or (without a fusion) features that were computed before; None: see `zero_loss`.
 
         Returns:
             `(examples, outputs)`.
         """
+        if inputs is None:
+            return zero_loss(self)
         if isinstance(inputs, PrecomputedFeatures):
             return self.classify(inputs.features, segment_times=inputs.segment_times)
         if self.fusion is None:
@@ -329,8 +331,7 @@ class RainbowModel(nn.Module):
             if body is not None
             for name, _ in body.named_buffers()
         }
-        excluded = frozen | pretrained_buffers
-        return {name: tensor for name, tensor in self.state_dict().items() if name not in excluded}
+        return {name: value for name, value in self.state_dict().items() if name not in frozen | pretrained_buffers}
 
     def load_trained_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Load what `trained_state` returned, in this version or an earlier one.

@@ -1,4 +1,4 @@
-"""The parts of one fit, assembled: model, cached features, evaluator, and the module that training steps run."""
+"""The parts of one fit, assembled: model, cached features, evaluator, and the wrapper that averages gradients."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import numpy as np
 from torch import nn
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.batch import Batch
 from rainbow_ray.data.dataset import Dataset
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.model.audio_feature_cache import WindowKeys
 from rainbow_ray.model.build import build_model, fit_bag_of_words
 from rainbow_ray.model.device import ExecutionContext
 from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
-from rainbow_ray.model.model import PrecomputedFeatures, RainbowModel
+from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.training.evaluator import Evaluator
 from rainbow_ray.training.feature_provider import FeatureProvider
@@ -30,17 +29,15 @@ class FitComponents:
         task: The task, fitted to the training targets.
         features: Provides the inputs of the model.
         evaluator: Scores examples.
-        module: The model, wrapped so that its backward pass averages gradients over the workers.
-        sync_batch: A small input that reaches every trained parameter, for the backward pass in which the workers
-            average their gradients.
+        gradient_averager: The model, wrapped; called with None, it returns a loss of zero, whose backward pass averages
+            the gradients over the workers.
     """
 
     config: Config
     task: Task
     features: FeatureProvider
     evaluator: Evaluator
-    module: nn.Module
-    sync_batch: Batch | PrecomputedFeatures
+    gradient_averager: nn.Module
 
     @property
     def model(self) -> RainbowModel:
@@ -84,6 +81,5 @@ def build_components(
         config, dataset, input_spec, model, execution, frozen_cache=frozen_cache, window_keys=window_keys
     )
     features.fit_statistics(train_indices)
-    sync_batch = features.sync_batch(train_indices)
     evaluator = Evaluator(features, task, config.training)
-    return FitComponents(config, task, features, evaluator, execution.process_group.wrap(model), sync_batch)
+    return FitComponents(config, task, features, evaluator, execution.process_group.wrap(model))

@@ -6,11 +6,11 @@ from collections.abc import Collection
 
 import numpy as np
 import torch
-from torch import nn
 
 from rainbow_ray.config.schema import TrainingConfig
 from rainbow_ray.data.batch import Batch, to_device
 from rainbow_ray.data.dataset import ExampleView
+from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.tasks.segment_targets import SONG
@@ -20,7 +20,7 @@ from rainbow_ray.utils.errors import TrainingError
 
 
 def forward_loss(
-    module: nn.Module,
+    model: RainbowModel,
     features: FeatureProvider,
     task: Task,
     view: ExampleView,
@@ -29,7 +29,7 @@ def forward_loss(
     """Run a forward pass and return the losses and the logits.
 
     Args:
-        module: The model, or its wrapper that averages gradients over workers.
+        model: The model.
         features: Provides the inputs of the model.
         task: Provides the loss.
         view: The examples, `(n,)`.
@@ -44,7 +44,7 @@ def forward_loss(
         inputs = inputs.only(modalities)
     device, dataset = features.execution.device, features.dataset
     with features.execution.autocast():
-        logits = module(inputs).float()
+        logits = model(inputs).float()
     sequence_ids = inputs.segment_times.sequence_ids if inputs.segment_times is not None else None
     logits = task.finalize_logits(logits, sequence_ids)
     if modalities is not None and isinstance(inputs, Batch):

@@ -196,22 +196,6 @@ class FeatureProvider:
         views = (view.take(batch) for batch in group.shard(batches))
         return self._encode(views, view.indices, self.model.features, self.model.width, group)
 
-    def sync_batch(self, indices: np.ndarray) -> Batch | PrecomputedFeatures:
-        """Return a small input whose forward pass reaches every trained parameter.
-
-        Args:
-            indices: Examples to choose from, `(n,)`.
-
-        Returns:
-            The input of the shortest example, and of one example per media modality.
-        """
-        view = self.dataset.in_memory_subset(indices)
-        chosen = [int(np.argmin(self.dataset.lengths[view.indices]))]
-        for modality in self.input_spec.media:
-            windows = view.examples.table[modality].take(view.positions).to_pylist()
-            chosen += np.flatnonzero([len(row) > 0 for row in windows])[:1].tolist()
-        return self.inputs(view.take(np.unique(chosen)))
-
     def frozen_hash(self) -> str:
         """Return a hash of the frozen weights, which a checkpoint does not contain.
 

@@ -147,7 +147,15 @@ class TrainStep:
             set_rng_state(rng, self.device)  # the retry draws the same dropout masks as far as the cuts allow
         if not math.isfinite(loss):
             raise self._not_finite_error(loss, number, losses or [], micro_batches)
-        self._update()
+        try:
+            self._update()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"out of memory on {self.device.type} in step {number}: the state of the optimizer does not fit;"
+                f" {OUT_OF_MEMORY_ADVICE}"
+            ) from error
         return StepResult(loss, n_requests > 0)
 
     def all_notes(self, n_steps: int) -> list[str]:
@@ -221,13 +229,13 @@ class TrainStep:
         micro_batches = list(self.micro_batches(view))
         components, losses = self.components, []
         try:
-            with self.process_group.no_sync(components.module):
-                for micro_batch in micro_batches:
-                    weighted, _ = forward_loss(components.module, components.features, components.task, micro_batch)
-                    loss = weighted.sum() / weight
-                    # the workers' gradients are averaged afterwards; their sum is wanted
-                    torch.autograd.backward(self.scaler.scale(loss * self.process_group.size))
-                    losses.append(loss.detach())
+            # Without the wrapper, whose passes communicate: a worker that fails here must not leave others waiting.
+            for micro_batch in micro_batches:
+                weighted, _ = forward_loss(components.model, components.features, components.task, micro_batch)
+                loss = weighted.sum() / weight
+                # the workers' gradients are averaged afterwards; their sum is wanted
+                torch.autograd.backward(self.scaler.scale(loss * self.process_group.size))
+                losses.append(loss.detach())
             return (torch.stack(losses).tolist() if losses else []), micro_batches
         except Exception as error:
             if not is_out_of_memory(error):
@@ -256,9 +264,9 @@ class TrainStep:
     def _update(self) -> None:
         """Average, clip and apply the accumulated gradients."""
         if self.process_group.size > 1:
-            # one more backward pass, of a zero loss, averages the gradients: all workers take part in it, however
-            # many micro-batches each had
-            torch.autograd.backward(self.scaler.scale(self._zero_loss()))
+            # The backward pass of a zero loss averages the gradients: all workers take part in it, however many
+            # micro-batches each had, and none computes more than the others.
+            torch.autograd.backward(self.components.gradient_averager(None))
         model = self.components.model
         components = model.parameters_by_component() if model.is_fused else {}
         for parameter in (p for parameters in components.values() for p in parameters if p.grad is None):
@@ -281,12 +289,6 @@ class TrainStep:
             self.skipped_steps += 1
         else:
             self.schedule.step()
-
-    def _zero_loss(self) -> torch.Tensor:
-        """Return a loss of zero that depends on every trained parameter."""
-        with self.components.execution.autocast():
-            loss: torch.Tensor = self.components.module(self.components.sync_batch).float().sum() * 0.0
-            return loss
 
     def _not_finite_error(
         self, loss: float, number: int, losses: list[float], micro_batches: list[ExampleView]

@@ -35,14 +35,15 @@ def train_worker(arguments: dict[str, Any]) -> Exception | None:
 
     worker = ray.train.get_context()
     torch.set_num_threads(arguments["threads"])
-    # layers that the model does not read get no gradient; buffers are equal on all workers from the start
-    options = {"find_unused_parameters": True, "broadcast_buffers": False}
+    # Buffers are equal on all workers from the start. Gradients are views of what is communicated, not held twice.
+    options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
     wrap = functools.partial(ray.train.torch.prepare_model, move_to_device=False, parallel_strategy_kwargs=options)
     process_group = ProcessGroup(worker.get_world_rank(), worker.get_world_size(), wrap)
-    context, jobs = ray.get(arguments["work"])
     try:
-        require_assigned_gpu(context.config.training.device)
-        run_jobs(context, jobs, process_group)
+        with process_group.shares_errors():
+            context, jobs = ray.get(arguments["work"])
+            require_assigned_gpu(context.config.training.device)
+            run_jobs(context, jobs, process_group)
     except Exception as error:
         # Ray wraps errors of the tasks that read songs for this worker
         known_error = user_facing_error(error) if process_group.size == 1 else user_error(error)

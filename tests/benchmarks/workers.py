@@ -44,7 +44,7 @@ process_group = ProcessGroup()
 if int(os.environ["WORLD_SIZE"]) > 1:
     distributed.init_process_group("gloo")
     def wrap(model):
-        return DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     process_group = ProcessGroup(distributed.get_rank(), distributed.get_world_size(), wrap)
 plan = plan_of(Path(manifest), "embedded", **json.loads(keys))
 fit_fold(plan, data_of(plan), Path(folder), process_group=process_group)

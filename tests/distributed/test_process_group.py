@@ -35,7 +35,7 @@ manifest, encoder, folder, keys = sys.argv[1:]
 torch.set_num_threads(1)
 distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
 def wrap(model):
-    return DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 process_group = ProcessGroup(distributed.get_rank(), distributed.get_world_size(), wrap)
 plan = plan_of(Path(manifest), encoder, **json.loads(keys))
 cache = FrozenFeatureCache(Path(folder).parent / "frozen_features", 2**24)
