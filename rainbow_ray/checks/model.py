@@ -14,6 +14,7 @@ from rainbow_ray.data.batching import make_training_schedule, scoring_batches
 from rainbow_ray.data.dataset import ExampleView
 from rainbow_ray.model.device import ExecutionContext, pick_device
 from rainbow_ray.model.training_precision import pick_training_precision
+from rainbow_ray.nn.parameter_count import count_parameters
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.components import FitComponents, build_components
@@ -69,9 +70,8 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     components = _build_components(plan, data, longest, sample)
     load_seconds = time.perf_counter() - started
     parameters = list(components.model.parameters())
-    n_parameters = sum(p.numel() for p in parameters)
-    n_trained = sum(p.numel() for p in parameters if p.requires_grad)
-    counts = f"{n_parameters / 1e6:.1f} million parameters, {n_trained / 1e6:.3g} million of them trained"
+    n_all, n_trained = (count_parameters(components.model)[name] / 1e6 for name in ("all", "trained"))
+    counts = f"{n_all:.1f} million parameters, {n_trained:.3g} million of them trained"
     stepper = TrainStep(components, warmup_steps=0, steps=10)
     example_bytes = _example_bytes(components, longest)
     batch_size = make_training_schedule(plan.config.training, len(train)).global_batch_size
@@ -118,14 +118,12 @@ def _example_bytes(components: FitComponents, longest: np.ndarray) -> float:
 
 
 def _activation_bytes(components: FitComponents, rows: ExampleView) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass, counting each storage once."""
+    """Return the bytes that a forward pass keeps for the backward pass, counting each storage once.
+
+    They are counted, not measured: the peak memory of a GPU holds the gradients of all weights, beside which the
+    activations of a few short texts do not show.
+    """
     model = components.model.train()
-    if components.execution.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(components.execution.device)
-        allocated = torch.cuda.memory_allocated(components.execution.device)
-        torch.autograd.backward(_losses(components, rows).sum())
-        model.zero_grad(set_to_none=True)
-        return torch.cuda.max_memory_allocated(components.execution.device) - allocated
     weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     activations: dict[int, int] = {}
 

@@ -16,16 +16,21 @@ PROBE_SECONDS = 60.0  # for which it may wait: on a cluster whose GPUs are all i
 ADVICE = "training.device=cpu (--device cpu of predict and serve) computes on the CPU"
 
 
-def use_assigned_cpus() -> None:
-    """Let PyTorch use as many threads in this actor as Ray has assigned CPUs to it, at least one.
+def use_assigned_resources() -> None:
+    """Let PyTorch use as many threads in this actor as Ray has assigned CPUs, and the part of the GPU, if it is a part.
 
-    Ray sets OMP_NUM_THREADS to that number, but only where the environment of its cluster does not set it. Actors
-    beside each other with all threads each are several times slower: OpenMP's threads wait actively.
+    Ray sets OMP_NUM_THREADS to the number of CPUs, but only where the environment of its cluster does not set it.
+    Actors beside each other with all threads each are several times slower: OpenMP's threads wait actively. Of the
+    memory of a GPU, Ray enforces nothing: the first of several actors could take all of it.
     """
     import ray
     import torch
 
-    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    resources = ray.get_runtime_context().get_assigned_resources()
+    torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
+    gpu_fraction = resources.get("GPU", 0.0)
+    if 0 < gpu_fraction < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(gpu_fraction)
 
 
 def require_assigned_gpu(device: str) -> None:

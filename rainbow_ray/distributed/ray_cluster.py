@@ -34,6 +34,7 @@ SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     # how long an actor may take from one trial to the next; when it was late, Tune would drop the next one unheard
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # batches of changing length leave no unusable gaps on the GPU
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -127,7 +127,11 @@ def set_deterministic(enabled: bool) -> None:
 
 
 OUT_OF_MEMORY_ADVICE = "reduce model.text_encoder.max_length, or freeze more layers (model.text_encoder.freeze_layers)"
-OUT_OF_MEMORY_MESSAGES = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory")
+OUT_OF_MEMORY_MESSAGES = (
+    "out of memory", "DefaultCPUAllocator: can't allocate memory", "not enough memory",
+    # of libraries that allocate memory of the GPU past PyTorch's allocator
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -151,9 +155,32 @@ def is_broken(error: BaseException) -> bool:
         error: Any error.
 
     Returns:
-        True for errors of CUDA other than out of memory, after which every further call fails too.
+        True for errors of CUDA other than out of memory, after which every further call fails too, and where a small
+        computation fails. cuBLAS, cuDNN and NCCL raise plain RuntimeErrors, which do not tell.
     """
-    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+    if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
+        return True
+    is_used = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return is_used and not _gpu_answers()
+
+
+def _gpu_answers() -> bool:
+    """Return whether the GPU of this process computes a sum and a product, with kernels of PyTorch and of cuBLAS."""
+    try:
+        ones = torch.ones(8, 8, device="cuda")
+        return float((ones @ ones).sum()) == 8.0**3
+    except RuntimeError as error:
+        return is_out_of_memory(error)  # the process can still free memory
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mb` measure what follows; on CPUs, the peak of the process cannot be reset.
+
+    Args:
+        device: Device of the model.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -184,7 +211,7 @@ def gpu_utilization(device: torch.device) -> float | None:
         return None
     try:
         return torch.cuda.utilization(device) / 100
-    except (ImportError, RuntimeError):
+    except Exception:  # NVML's errors have no common base with those of PyTorch: a partition of a GPU (MIG) raises one
         return None
 
 

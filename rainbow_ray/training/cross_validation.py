@@ -17,7 +17,7 @@ from rainbow_ray.config.schema import Config
 from rainbow_ray.data.batching import TrainingSchedule, fixed_training_schedule
 from rainbow_ray.data.dataset import Dataset, count_songs
 from rainbow_ray.distributed.actor_pool import ActorLostError, Piece, run_with_retries
-from rainbow_ray.distributed.assigned_resources import require_assigned_gpu, use_assigned_cpus
+from rainbow_ray.distributed.assigned_resources import require_assigned_gpu, use_assigned_resources
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.distributed.ray_errors import causes_of, user_error
 from rainbow_ray.distributed.resources import RayResources
@@ -375,7 +375,7 @@ class _FoldWorker:
 
     def __init__(self) -> None:
         self.context: FitContext | None = None
-        use_assigned_cpus()
+        use_assigned_resources()
 
     def ready(self) -> None:
         """Return when the actor has started."""

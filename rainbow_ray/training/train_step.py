@@ -19,9 +19,11 @@ import torch
 
 from rainbow_ray.data.batching import MIN_BATCH_TOKENS, divide_batch, divide_sequences
 from rainbow_ray.data.dataset import ExampleView
+from rainbow_ray.modalities.spec import TEXT_ONLY
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
 from rainbow_ray.training.components import FitComponents
 from rainbow_ray.training.evaluator import divergence_advice, forward_loss
+from rainbow_ray.training.micro_batches import AdaptiveLimits, MicroBatchLimits
 from rainbow_ray.training.optimizer import make_optimizer, make_schedule
 from rainbow_ray.utils.errors import TrainingError
 
@@ -37,31 +39,6 @@ class StepResult:
 
     loss: float
     wants_checkpoint: bool
-
-
-@dataclass(frozen=True)
-class MicroBatchLimits:
-    """Largest size of a micro-batch.
-
-    Attributes:
-        examples: Number of examples.
-        tokens: Number of tokens, padding included; None: no limit.
-    """
-
-    examples: int
-    tokens: int | None
-
-    def halved(self, n_failed: int) -> MicroBatchLimits:
-        """Return limits of half the size.
-
-        Args:
-            n_failed: Number of examples of the micro-batch that exceeded the memory.
-
-        Returns:
-            New limits, of one example at least.
-        """
-        n_examples = max(1, min(self.examples, n_failed) // 2)
-        return MicroBatchLimits(n_examples, self.tokens // 2 if self.tokens else None)
 
 
 def max_micro_batch(components: FitComponents) -> int:
@@ -92,7 +69,7 @@ class TrainStep:
         optimizer: AdamW.
         schedule: Learning-rate schedule.
         scaler: Loss scaler; disabled unless the precision is fp16.
-        limits: Current size limit of micro-batches.
+        limits: Size limits of micro-batches.
         norms: Gradient norm of each component of a fused model in the last step, before clipping.
         skipped_steps: Steps without an update, because gradients overflowed (fp16 only).
         notes: Messages to the user.
@@ -105,11 +82,18 @@ class TrainStep:
         self.optimizer = make_optimizer(components.model, components.config, self.device)
         self.schedule = make_schedule(self.optimizer, components.config, warmup_steps, steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=components.execution.precision.scaled)
-        self.limits = MicroBatchLimits(max_micro_batch(components), self.config.batch_tokens)
+        # A budget of tokens is in place of a number of examples.
+        max_examples = sys.maxsize if self.config.batch_tokens else max_micro_batch(components)
+        reads_texts_alone = components.model.modalities == TEXT_ONLY and not components.task.is_sequence_task
+        self.limits = AdaptiveLimits(
+            MicroBatchLimits(max_examples, self.config.batch_tokens), by_tokens=reads_texts_alone
+        )
         # Padding costs little where the text encoder only looks up its hidden states, or computes no gradient.
         text = components.model.text
         trains_text = text is not None and any(parameter.requires_grad for parameter in text.parameters())
         self._min_tokens = MIN_BATCH_TOKENS[self.device.type] if trains_text else sys.maxsize
+        longest = int(components.features.dataset.lengths.max(initial=1))
+        self._max_tokens = min(max_examples, len(components.features.dataset)) * longest
         self.norms: dict[str, float] = {}
         self.skipped_steps = 0
         self.notes: list[str] = []
@@ -137,16 +121,16 @@ class TrainStep:
         while True:
             rng = rng_state(self.device)
             losses, micro_batches = self._accumulate(view, weight)
-            has_failed = losses is None
+            failed = micro_batches[len(losses)] if len(losses) < len(micro_batches) else None
             loss, n_failures, n_requests = self.process_group.all_reduce_scalars(
-                sum(losses or []), float(has_failed), float(wants_checkpoint)
+                sum(losses), float(failed is not None), float(wants_checkpoint)
             )
             if not n_failures:
                 break
-            self._halve_micro_batches(max(map(len, micro_batches), default=1), number)
+            self._halve_micro_batches(failed, number)
             set_rng_state(rng, self.device)  # the retry draws the same dropout masks as far as the cuts allow
         if not math.isfinite(loss):
-            raise self._not_finite_error(loss, number, losses or [], micro_batches)
+            raise self._not_finite_error(loss, number, losses, micro_batches)
         try:
             self._update()
         except Exception as error:
@@ -156,6 +140,7 @@ class TrainStep:
                 f"out of memory on {self.device.type} in step {number}: the state of the optimizer does not fit;"
                 f" {OUT_OF_MEMORY_ADVICE}"
             ) from error
+        self.limits.record_success(self._max_tokens)
         return StepResult(loss, n_requests > 0)
 
     def all_notes(self, n_steps: int) -> list[str]:
@@ -182,7 +167,7 @@ class TrainStep:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "limits": vars(self.limits).copy(),
+            "limits": vars(self.limits.current).copy(),
             "skipped_steps": self.skipped_steps,
         }
 
@@ -196,7 +181,7 @@ class TrainStep:
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"] and self.scaler.is_enabled():  # another machine may train in another precision
             self.scaler.load_state_dict(state["scaler"])
-        self.limits = MicroBatchLimits(**state["limits"])
+        self.limits.current = MicroBatchLimits(**state["limits"])
         self.skipped_steps = state.get("skipped_steps", 0)  # not counted by earlier versions
 
     def micro_batches(self, view: ExampleView) -> Iterator[ExampleView]:
@@ -211,7 +196,7 @@ class TrainStep:
         if len(view) == 0:
             return
         lengths = self.components.features.dataset.lengths[view.indices]
-        max_examples, max_tokens = self.limits.examples, self.limits.tokens
+        max_examples, max_tokens = self.limits.current.examples, self.limits.current.tokens
         if view.sequence_ids is not None:
             sequences = divide_sequences(
                 view.sequence_positions, lengths, max_examples=max_examples, max_tokens=max_tokens
@@ -224,8 +209,8 @@ class TrainStep:
         )  # fmt: skip
         yield from (view.take(rows) for rows in divided)
 
-    def _accumulate(self, view: ExampleView, weight: float) -> tuple[list[float] | None, list[ExampleView]]:
-        """Accumulate this worker's gradients; the losses of the micro-batches, None where memory did not suffice."""
+    def _accumulate(self, view: ExampleView, weight: float) -> tuple[list[float], list[ExampleView]]:
+        """Accumulate this worker's gradients; losses of the micro-batches up to the first that did not fit, all."""
         micro_batches = list(self.micro_batches(view))
         components, losses = self.components, []
         try:
@@ -236,30 +221,35 @@ class TrainStep:
                 # the workers' gradients are averaged afterwards; their sum is wanted
                 torch.autograd.backward(self.scaler.scale(loss * self.process_group.size))
                 losses.append(loss.detach())
-            return (torch.stack(losses).tolist() if losses else []), micro_batches
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        return None, micro_batches
+        return (torch.stack(losses).tolist() if losses else []), micro_batches
 
-    def _halve_micro_batches(self, n_failed: int, number: int) -> None:
-        """Halve the limits of all workers after a micro-batch of `n_failed` examples exceeded the memory."""
-        previous = self.limits
-        n_failed = int(max(size.item() for size in self.process_group.all_gather(torch.tensor(n_failed))))
-        if n_failed == 1 or previous.examples == 1:  # one example, or one sequence, which is not divided
+    def _halve_micro_batches(self, failed: ExampleView | None, number: int) -> None:
+        """Halve the limits of all workers after a micro-batch of any of them exceeded the memory."""
+        sizes = (0, 0) if failed is None else (len(failed), self._padded_tokens(failed))
+        gathered = self.process_group.all_gather(torch.tensor(sizes))
+        n_examples, n_tokens = (max(int(each[i]) for each in gathered) for i in range(2))
+        if n_examples == 1 or self.limits.current.examples == 1:  # one example, or one sequence, which is not divided
             raise TrainingError(
                 f"out of memory on {self.device.type} in step {number}: one example alone does not fit;"
                 f" {OUT_OF_MEMORY_ADVICE}"
             )
-        self.limits = previous.halved(n_failed)
+        self.limits.shrink(n_examples, n_tokens)
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        tokens = f" and {self.limits.tokens} tokens" if previous.tokens else ""
+        limits = self.limits.current
+        tokens = f" of at most {limits.tokens} tokens" if limits.tokens else ""
         self.notes.append(
-            f"out of memory on {self.device.type} in step {number}: micro-batches are reduced from {n_failed} to"
-            f" {self.limits.examples} examples{tokens}; the gradients stay the same"
+            f"out of memory on {self.device.type} in step {number} with {n_examples} examples of {n_tokens} tokens:"
+            f" micro-batches are reduced to {min(limits.examples, n_examples)} examples{tokens}; the gradients stay"
+            " the same"
         )
+
+    def _padded_tokens(self, view: ExampleView) -> int:
+        return len(view) * int(self.components.features.dataset.lengths[view.indices].max(initial=1))
 
     def _update(self) -> None:
         """Average, clip and apply the accumulated gradients."""
@@ -319,6 +309,8 @@ def rng_state(device: torch.device) -> torch.Tensor:
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
+    if device.type == "mps":
+        states.append(torch.mps.get_rng_state())
     return torch.cat(states)
 
 
@@ -326,10 +318,13 @@ def set_rng_state(state: torch.Tensor, device: torch.device) -> None:
     """Restore the state of the random generators.
 
     Args:
-        state: As `rng_state` returned it, possibly on a device of another type.
+        state: As `rng_state` returned it, possibly on a device of another type, whose generator is then left as it is.
         device: Device of the model.
     """
     size = len(torch.get_rng_state())
     torch.set_rng_state(state[:size])
-    if device.type == "cuda" and len(state) > size:
-        torch.cuda.set_rng_state(state[size:], device)
+    state_of_device = state[size:]
+    if device.type == "cuda" and len(state_of_device) == len(torch.cuda.get_rng_state(device)):
+        torch.cuda.set_rng_state(state_of_device, device)
+    if device.type == "mps" and len(state_of_device) == len(torch.mps.get_rng_state()):
+        torch.mps.set_rng_state(state_of_device)

@@ -24,9 +24,11 @@ from rainbow_ray.model.device import (
     gpu_utilization,
     peak_memory_mb,
     pick_device,
+    reset_peak_memory,
     set_deterministic,
 )
 from rainbow_ray.model.training_precision import pick_training_precision
+from rainbow_ray.nn.parameter_count import count_parameters
 from rainbow_ray.tasks.scores import measure_decoded
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.components import build_components
@@ -91,6 +93,7 @@ class Trainer:
         torch.manual_seed(seed)
         set_deterministic(config.reproducibility.deterministic)
         device, device_notes = pick_device(config.training.device)
+        reset_peak_memory(device)
         precision, precision_notes = pick_training_precision(config, data.input_spec, device)
         if len(set(process_group.all_gather_object(precision.name))) > 1:
             precision = Precision(None)
@@ -280,10 +283,7 @@ class Trainer:
             "peak_memory_mb": round(max(peak.item() for peak in peaks), 1),
             "device": self.device.type,
             "precision": features.execution.precision.name,
-            "parameters": {
-                "trained": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-                "all": sum(p.numel() for p in self.model.parameters()),
-            },
+            "parameters": count_parameters(self.model),
             "skipped_steps": self.stepper.skipped_steps,
             "notes": [*self.notes, *self.stepper.all_notes(state.step)],
         }

@@ -19,7 +19,7 @@ import numpy as np
 from ray import tune
 from typing_extensions import override
 
-from rainbow_ray.distributed.assigned_resources import require_assigned_gpu, use_assigned_cpus
+from rainbow_ray.distributed.assigned_resources import require_assigned_gpu, use_assigned_resources
 from rainbow_ray.modalities import encoder_cache
 from rainbow_ray.model.device import is_broken
 from rainbow_ray.training.cross_validation import RESTARTS, user_facing_error
@@ -212,7 +212,7 @@ def _run_in_actor(references: list[Any], config: dict[str, Any]) -> None:
     def report(percent: float, score: float, scores: np.ndarray) -> None:
         tune.report({DONE: percent, SCORE: score, SCORES: [scores], SECONDS: time.perf_counter() - started})
 
-    use_assigned_cpus()
+    use_assigned_resources()
     context = _fetch(references)
     try:
         if "error" in config:

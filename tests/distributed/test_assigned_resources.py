@@ -8,21 +8,28 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
 import torch
 
-from rainbow_ray.distributed.assigned_resources import has_nvidia_device, supports_capability, why_gpu_is_unusable
+from rainbow_ray.distributed.assigned_resources import (
+    has_nvidia_device,
+    supports_capability,
+    use_assigned_resources,
+    why_gpu_is_unusable,
+)
 
 SCRIPT = """
 import json, sys
 import ray, torch
 from ray import tune
-from rainbow_ray.distributed.assigned_resources import use_assigned_cpus
+from rainbow_ray.distributed.assigned_resources import use_assigned_resources
 from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
 
 def n_threads():
-    use_assigned_cpus()
+    use_assigned_resources()
     return torch.get_num_threads()
 
 class Actor:
@@ -147,3 +154,15 @@ def test_commands_refuse_a_gpu_that_pytorch_cannot_use(tmp_path, songs_file):
         assert accepted.returncode == 0, accepted.stderr
     finally:
         ray_process.kill()
+
+
+@pytest.mark.parametrize(("gpus", "fractions"), [(0.25, [0.25]), (1.0, []), (0.0, [])])
+def test_an_actor_with_a_part_of_a_gpu_uses_that_part_of_its_memory(monkeypatch, gpus, fractions):
+    used: list[float] = []
+    context = SimpleNamespace(get_assigned_resources=lambda: {"CPU": 1.0, **({"GPU": gpus} if gpus else {})})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", used.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    use_assigned_resources()
+    assert used == fractions

@@ -167,3 +167,14 @@ def test_steps_that_fp16_skips_are_counted_and_do_not_advance_the_schedule(
     del state["skipped_steps"]  # of an earlier version
     stepper.load_state(state)
     assert stepper.skipped_steps == 0
+
+
+@pytest.mark.parametrize(("tokens", "sizes"), [(None, [8, 8, 3]), (100_000, [19])])
+def test_a_budget_of_tokens_is_in_place_of_a_number_of_examples(songs_file, tiny_encoder, tmp_path, tokens, sizes):
+    keys = {**KEYS, "training__batch_size": 8, "training__batch_tokens": tokens}
+    plan = plan_of(songs_file, tiny_encoder("bert"), **keys)
+    data = data_of(plan)
+    train, val = data.split.train_val_indices(0)
+    fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0)
+    run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(tmp_path), ProcessGroup())
+    assert [len(batch) for batch in run.stepper.micro_batches(run.dataset.in_memory_subset(train[:19]))] == sizes

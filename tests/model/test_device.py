@@ -1,0 +1,64 @@
+"""Devices: errors of GPUs by kind, NVML that fails, peak memory of each fit; CUDA is replaced by its answers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rainbow_ray.model import device
+from rainbow_ray.model.device import gpu_utilization, is_broken, is_out_of_memory, reset_peak_memory
+
+CUDA = torch.device("cuda")
+
+
+class NvmlError(Exception):
+    """As pynvml raises it for a partition of a GPU (MIG): no RuntimeError."""
+
+
+@pytest.mark.parametrize("error", [NvmlError("Not Supported"), ModuleNotFoundError("pynvml"), RuntimeError("driver")])
+def test_a_query_of_the_driver_that_fails_ends_no_run(monkeypatch, error):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "utilization", fail)
+    assert gpu_utilization(CUDA) is None
+    monkeypatch.setattr(torch.cuda, "utilization", lambda _: 40)
+    assert gpu_utilization(CUDA) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_of_memory(error, expected):
+    assert is_out_of_memory(error) == expected
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize(
+    "message", ["CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", "NCCL error: unhandled cuda error", "a defect"]
+)
+def test_a_process_is_broken_if_its_gpu_does_not_compute_any_more(monkeypatch, answers, message):
+    """cuBLAS, cuDNN and NCCL raise plain RuntimeErrors: only a computation tells."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(device, "_gpu_answers", lambda: answers)
+    assert is_broken(RuntimeError(message)) == (not answers)
+
+
+def test_without_a_gpu_no_error_is_one_of_a_broken_gpu():
+    assert not is_broken(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
+
+
+def test_peak_memory_is_that_of_the_fit(monkeypatch):
+    calls: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", calls.append)
+    reset_peak_memory(CUDA)
+    reset_peak_memory(torch.device("cpu"))
+    assert calls == [CUDA]
