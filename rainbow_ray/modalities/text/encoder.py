@@ -163,6 +163,10 @@ class TextEncoder(nn.Module):
         self.width = self.summary_width = body.config.hidden_size
         if getattr(body, "pooler", None) is not None:
             body.pooler = None  # it is not used, and DDP would wait for its gradients
+        if family == "deberta-v2":
+            from rainbow_ray.modalities.text.disentangled_attention import use_bias_attention  # imports its family
+
+            use_bias_attention(body)
         self.layers = [find_layers(body)]  # in a list, so that they are registered once, as part of the body
         del self.layers[0][self.depth :]
         self.body = body
