@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -165,7 +165,11 @@ class ReproducibilityConfig(Section):
     """Random seed and determinism."""
 
     seed: Seed = Field(42, description="random seed")
-    deterministic: bool = Field(True, description="use deterministic algorithms only")
+    deterministic: Literal["auto"] | bool = Field(
+        "auto",
+        description="true: only algorithms whose results repeat exactly on the same machine, which are slower on GPUs;"
+        " auto: true on CPUs, false on GPUs",
+    )
 
 
 class Config(Section):

@@ -31,7 +31,7 @@ from rainbow_ray.inference.prediction_files import (
     with_unusable_counts,
 )
 from rainbow_ray.inference.predictor import Predictor
-from rainbow_ray.training.cross_validation import user_facing_error
+from rainbow_ray.training.fit_errors import user_facing_error
 from rainbow_ray.utils.errors import TrainingError
 from rainbow_ray.utils.io import atomic_write
 

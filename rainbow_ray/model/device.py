@@ -112,18 +112,26 @@ def pick_precision(requested: bool | str, device: torch.device) -> tuple[Precisi
     return Precision(None), []
 
 
-def set_deterministic(enabled: bool) -> None:
+def set_deterministic(requested: bool | str, device: torch.device) -> None:
     """Make torch's operations deterministic, or allow faster ones.
 
     Args:
-        enabled: Whether results must repeat. An operation without a deterministic form only warns.
+        requested: Whether results must repeat; `auto`: on all devices but GPUs of NVIDIA, where the deterministic form
+            of some operations sorts their inputs.
+        device: Device of the model. On a CPU, an operation without a deterministic form only warns; on a GPU it raises
+            an error, and only then do fused attention kernels take their deterministic form.
     """
+    is_cuda = device.type == "cuda"
+    enabled = not is_cuda if requested == "auto" else bool(requested)
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # no operation here reads memory that it did not write, and filling it takes 3% of a step on a CPU
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(enabled, warn_only=True)
+    torch.use_deterministic_algorithms(enabled, warn_only=not is_cuda)
     torch.backends.cudnn.benchmark = False
+
+
+NOT_DETERMINISTIC_MESSAGE = "does not have a deterministic implementation"  # of PyTorch, in strict mode
 
 
 OUT_OF_MEMORY_ADVICE = "reduce model.text_encoder.max_length, or freeze more layers (model.text_encoder.freeze_layers)"

@@ -19,18 +19,17 @@ from rainbow_ray.data.dataset import Dataset, count_songs
 from rainbow_ray.distributed.actor_pool import ActorLostError, Piece, run_with_retries
 from rainbow_ray.distributed.assigned_resources import require_assigned_gpu, use_assigned_resources
 from rainbow_ray.distributed.process_group import ProcessGroup
-from rainbow_ray.distributed.ray_errors import causes_of, user_error
 from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.modalities.spec import InputSpec
-from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
 from rainbow_ray.model.frozen_feature_cache import MB, FrozenFeatureCache
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.fit_data import FitData
+from rainbow_ray.training.fit_errors import user_facing_error
 from rainbow_ray.training.loggers import JsonLinesLogger, LogForwarder, MetricLogger, NullLogger
 from rainbow_ray.training.trainer import fit
-from rainbow_ray.utils.errors import InputError, TrainingError, first_line
+from rainbow_ray.utils.errors import TrainingError, first_line
 
 RESTARTS = 3  # of the worker of a fit; one that kills its workers more often will always kill them
 SUBSET_PREFIX = "only "  # in `result.npz`, before the names of modalities
@@ -345,26 +344,6 @@ def out_of_fold(
     for result in folds:
         scores[result.job.val] = scores_of(result)
     return scores
-
-
-def user_facing_error(error: BaseException) -> TrainingError | InputError | None:
-    """Return an error of a worker as one that can be shown to the user.
-
-    Args:
-        error: Any error, possibly wrapped by Ray.
-
-    Returns:
-        The error to show, or None for an unexpected error, whose traceback matters.
-    """
-    translated = user_error(error)
-    if translated is not None:
-        return translated
-    for cause in causes_of(error):
-        if is_out_of_memory(cause):
-            return TrainingError(
-                f"out of memory: one song alone does not fit ({first_line(cause)}); {OUT_OF_MEMORY_ADVICE}"
-            )
-    return None
 
 
 class _FoldWorker:

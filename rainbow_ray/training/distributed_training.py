@@ -19,8 +19,8 @@ from rainbow_ray.training.cross_validation import (
     FitResult,
     is_pending,
     read_result,
-    user_facing_error,
 )
+from rainbow_ray.training.fit_errors import user_facing_error
 from rainbow_ray.training.loggers import LogForwarder
 from rainbow_ray.training.train_worker import train_in_process, train_worker
 from rainbow_ray.utils.errors import TrainingError, first_line

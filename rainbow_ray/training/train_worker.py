@@ -31,7 +31,8 @@ def train_worker(arguments: dict[str, Any]) -> Exception | None:
     from rainbow_ray.distributed.assigned_resources import require_assigned_gpu
     from rainbow_ray.distributed.process_group import ProcessGroup
     from rainbow_ray.distributed.ray_errors import user_error
-    from rainbow_ray.training.cross_validation import run_jobs, user_facing_error
+    from rainbow_ray.training.cross_validation import run_jobs
+    from rainbow_ray.training.fit_errors import user_facing_error
 
     worker = ray.train.get_context()
     torch.set_num_threads(arguments["threads"])

@@ -91,8 +91,8 @@ class Trainer:
         self.process_group, self.dataset, self.state = process_group, data.dataset, TrainState()
         seed = config.reproducibility.seed
         torch.manual_seed(seed)
-        set_deterministic(config.reproducibility.deterministic)
         device, device_notes = pick_device(config.training.device)
+        set_deterministic(config.reproducibility.deterministic, device)
         reset_peak_memory(device)
         precision, precision_notes = pick_training_precision(config, data.input_spec, device)
         if len(set(process_group.all_gather_object(precision.name))) > 1:

@@ -22,7 +22,8 @@ from typing_extensions import override
 from rainbow_ray.distributed.assigned_resources import require_assigned_gpu, use_assigned_resources
 from rainbow_ray.modalities import encoder_cache
 from rainbow_ray.model.device import is_broken
-from rainbow_ray.training.cross_validation import RESTARTS, user_facing_error
+from rainbow_ray.training.cross_validation import RESTARTS
+from rainbow_ray.training.fit_errors import user_facing_error
 from rainbow_ray.tuning.optuna_searcher import DISK_FULL, FAILED, SECONDS, TPESearcher
 from rainbow_ray.tuning.race_scheduler import DONE, SCORE, SCORES
 from rainbow_ray.tuning.sweep import Sweep

@@ -8,7 +8,7 @@ import pytest
 from ray.exceptions import RayError, RayTaskError, UserCodeException
 
 from rainbow_ray.distributed.ray_errors import unwrapped_errors, user_error
-from rainbow_ray.training.cross_validation import user_facing_error
+from rainbow_ray.training.fit_errors import user_facing_error
 from rainbow_ray.utils.errors import InputError, TrainingError
 
 
@@ -58,3 +58,5 @@ def test_other_errors_keep_their_traceback():
     with pytest.raises(RayTaskError), unwrapped_errors():
         raise error
     assert "out of memory" in str(user_facing_error(in_task(in_user_code(MemoryError("no more")))))
+    strict = RuntimeError("adaptive_max_pool2d_cuda does not have a deterministic implementation, but you set …")
+    assert "reproducibility.deterministic=true: adaptive_max_pool2d" in str(user_facing_error(in_task(strict)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from rainbow_ray.model import device
-from rainbow_ray.model.device import gpu_utilization, is_broken, is_out_of_memory, reset_peak_memory
+from rainbow_ray.model.device import gpu_utilization, is_broken, is_out_of_memory, reset_peak_memory, set_deterministic
 
 CUDA = torch.device("cuda")
 
@@ -62,3 +64,22 @@ def test_peak_memory_is_that_of_the_fit(monkeypatch):
     reset_peak_memory(CUDA)
     reset_peak_memory(torch.device("cpu"))
     assert calls == [CUDA]
+
+
+@pytest.mark.parametrize(
+    ("requested", "kind", "expected"),
+    [
+        ("auto", "cpu", (True, True)), ("auto", "mps", (True, True)), ("auto", "cuda", (False, False)),
+        (True, "cuda", (True, False)), (True, "cpu", (True, True)), (False, "cpu", (False, True)),
+    ],
+)  # fmt: skip
+def test_results_repeat_by_default_on_cpus_and_on_request_on_gpus(monkeypatch, requested, kind, expected):
+    """Strict on GPUs: with `warn_only`, fused attention keeps its kernel whose results differ from run to run."""
+    calls: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, warn_only: calls.append((mode, warn_only)))
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    set_deterministic(requested, torch.device(kind))
+    assert calls == [expected]
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == expected[0]
+    assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
