@@ -44,8 +44,8 @@ class SegmentTimes:
         Returns:
             The same times and sequence ids, on `device`.
         """
-        ids = None if self.sequence_ids is None else self.sequence_ids.to(device, non_blocking=True)
-        return SegmentTimes(self.times.to(device, non_blocking=True), ids)
+        ids = None if self.sequence_ids is None else to_device(self.sequence_ids, device)
+        return SegmentTimes(to_device(self.times, device), ids)
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,11 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         device: Target device.
 
     Returns:
-        The tensor on `device`. On `mps`, which has no float64, floating-point tensors are cast to float32.
+        The tensor on `device`. On `mps`, which has no float64, floating-point tensors are cast to float32. To a GPU, it
+        is copied from pinned memory, without waiting for what the GPU computes.
     """
+    if device.type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
     narrowed = tensor.float() if device.type == "mps" and tensor.is_floating_point() else tensor
     return narrowed.to(device, non_blocking=True)
 

@@ -44,7 +44,7 @@ def apply_head(head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         `(examples, outputs)`, fp32.
     """
     device = hidden.device.type
-    is_autocast = torch.is_autocast_enabled(device)
+    is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False) if is_autocast else contextlib.nullcontext():
         logits: torch.Tensor = head(hidden)
     return logits

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.data.batch import Batch, to_device
+from rainbow_ray.data.batch import Batch
 from rainbow_ray.data.dataset import ExampleView
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.tasks.segment_targets import SONG
 from rainbow_ray.training.batch_halving import run_in_halves
-from rainbow_ray.training.feature_provider import FeatureProvider
+from rainbow_ray.training.feature_provider import FeatureProvider, PreparedBatch
 from rainbow_ray.utils.errors import TrainingError
 
 
@@ -23,7 +23,7 @@ def forward_loss(
     model: RainbowModel,
     features: FeatureProvider,
     task: Task,
-    view: ExampleView,
+    view: ExampleView | PreparedBatch,
     modalities: Collection[str] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run a forward pass and return the losses and the logits.
@@ -32,29 +32,29 @@ def forward_loss(
         model: The model.
         features: Provides the inputs of the model.
         task: Provides the loss.
-        view: The examples, `(n,)`.
+        view: The examples, `(n,)`, or what `features.prepare` returned for them.
         modalities: Modalities to read, as if the examples had no others; None: all.
 
     Returns:
         Losses times the examples' weights, `(n,)`, and logits, `(n, outputs)`, both fp32. Both are NaN for examples
         that have none of `modalities`.
     """
-    inputs = features.inputs(view)
+    batch = features.prepare(view) if isinstance(view, ExampleView) else view
+    inputs = batch.inputs
     if modalities is not None and isinstance(inputs, Batch):
         inputs = inputs.only(modalities)
-    device, dataset = features.execution.device, features.dataset
     with features.execution.autocast():
         logits = model(inputs).float()
     sequence_ids = inputs.segment_times.sequence_ids if inputs.segment_times is not None else None
     logits = task.finalize_logits(logits, sequence_ids)
     if modalities is not None and isinstance(inputs, Batch):
         logits = logits.masked_fill(~inputs.has_any[:, None], torch.nan)
-    targets = to_device(torch.from_numpy(dataset.targets[view.indices]), device)
+    targets = batch.targets
     if sequence_ids is not None:
         # the loss must not compare the last segment of a sequence with the first one of the next
+        targets = targets.clone()
         targets[:, SONG] = sequence_ids
-    weights = torch.from_numpy(dataset.weights[view.indices]).to(device)
-    return task.loss(logits, targets) * weights, logits
+    return task.loss(logits, targets) * batch.weights, logits
 
 
 def divergence_advice(config: TrainingConfig) -> str:

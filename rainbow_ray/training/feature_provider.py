@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.batch import Batch, make_batch, make_segment_times
+from rainbow_ray.data.batch import Batch, make_batch, make_segment_times, to_device
 from rainbow_ray.data.batching import MAX_EVAL_TOKENS, divide_sequences, scoring_batches
 from rainbow_ray.data.dataset import BatchIndices, Dataset, ExampleView, InMemoryDataset
 from rainbow_ray.distributed.process_group import ProcessGroup
@@ -47,6 +47,31 @@ class CacheUse:
 
     key: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """A batch whose tensors are on the device, or on their way to it.
+
+    Attributes:
+        view: The examples, `(n,)`.
+        inputs: Input of the model.
+        targets: Targets of the task, `(n, …)`.
+        weights: Loss weights, float32 `(n,)`.
+    """
+
+    view: ExampleView
+    inputs: Batch | PrecomputedFeatures
+    targets: torch.Tensor
+    weights: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    @property
+    def indices(self) -> np.ndarray:
+        """The examples as indices into the dataset, int64 `(n,)`."""
+        return self.view.indices
 
 
 class FeatureProvider:
@@ -96,6 +121,19 @@ class FeatureProvider:
         if self.features is None:
             self.hidden_states = self._compute_hidden_states()
 
+    def prepare(self, view: ExampleView) -> PreparedBatch:
+        """Return everything that a forward pass and its loss read, on the device.
+
+        Args:
+            view: The examples.
+
+        Returns:
+            The batch.
+        """
+        device, dataset = self.execution.device, self.dataset
+        targets, weights = (torch.from_numpy(values[view.indices]) for values in (dataset.targets, dataset.weights))
+        return PreparedBatch(view, self.inputs(view), to_device(targets, device), to_device(weights, device))
+
     def inputs(self, view: ExampleView) -> Batch | PrecomputedFeatures:
         """Return the input of the model for some examples, on the device.
 
@@ -108,7 +146,7 @@ class FeatureProvider:
         if self.features is None:
             return self.batch(view)
         times = make_segment_times(view.examples.table, view.indices, view.sequence_ids)
-        features = self.features[torch.from_numpy(view.indices).to(self.execution.device)]
+        features = self.features[to_device(torch.from_numpy(view.indices), self.execution.device)]
         return PrecomputedFeatures(features, times.to(self.execution.device) if times is not None else None)
 
     def batch(self, view: ExampleView) -> Batch:

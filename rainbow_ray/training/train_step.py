@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,23 @@ from rainbow_ray.modalities.spec import TEXT_ONLY
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
 from rainbow_ray.training.components import FitComponents
 from rainbow_ray.training.evaluator import divergence_advice, forward_loss
+from rainbow_ray.training.feature_provider import PreparedBatch
 from rainbow_ray.training.micro_batches import AdaptiveLimits, MicroBatchLimits
 from rainbow_ray.training.optimizer import make_optimizer, make_schedule
 from rainbow_ray.utils.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class PreparedStep:
+    """A worker's examples of a step, divided into micro-batches that are on the device.
+
+    Attributes:
+        view: The examples.
+        micro_batches: All of them, in micro-batches.
+    """
+
+    view: ExampleView
+    micro_batches: Sequence[ExampleView | PreparedBatch]
 
 
 @dataclass(frozen=True)
@@ -94,12 +108,23 @@ class TrainStep:
         self._min_tokens = MIN_BATCH_TOKENS[self.device.type] if trains_text else sys.maxsize
         longest = int(components.features.dataset.lengths.max(initial=1))
         self._max_tokens = min(max_examples, len(components.features.dataset)) * longest
-        self.norms: dict[str, float] = {}
+        self.norms: dict[str, torch.Tensor] = {}
         self.skipped_steps = 0
         self.notes: list[str] = []
 
+    def prepare(self, view: ExampleView) -> PreparedStep:
+        """Divide a step and move it to the device, possibly in another thread while the step before it is computed.
+
+        Args:
+            view: This worker's examples of the step.
+
+        Returns:
+            What `train_step` takes in place of the examples.
+        """
+        return PreparedStep(view, [self.components.features.prepare(batch) for batch in self.micro_batches(view)])
+
     def train_step(
-        self, view: ExampleView, weight: float, *, number: int, wants_checkpoint: bool = False
+        self, view: ExampleView | PreparedStep, weight: float, *, number: int, wants_checkpoint: bool = False
     ) -> StepResult:
         """Train on one step.
 
@@ -107,7 +132,7 @@ class TrainStep:
         the number of workers nor on how the step is divided.
 
         Args:
-            view: This worker's examples of the step, `(n,)`; may be empty.
+            view: This worker's examples of the step, `(n,)`; may be empty. Or what `prepare` returned for them.
             weight: Sum of the weights of the step's examples over all workers.
             number: Number of the step, for messages.
             wants_checkpoint: Whether this worker requests a checkpoint.
@@ -118,9 +143,11 @@ class TrainStep:
         Raises:
             TrainingError: The loss is not finite, or one example alone does not fit into memory.
         """
+        step = view if isinstance(view, PreparedStep) else PreparedStep(view, list(self.micro_batches(view)))
+        micro_batches = step.micro_batches
         while True:
             rng = rng_state(self.device)
-            losses, micro_batches = self._accumulate(view, weight)
+            losses = self._accumulate(micro_batches, weight)
             failed = micro_batches[len(losses)] if len(losses) < len(micro_batches) else None
             loss, n_failures, n_requests = self.process_group.all_reduce_scalars(
                 sum(losses), float(failed is not None), float(wants_checkpoint)
@@ -128,6 +155,7 @@ class TrainStep:
             if not n_failures:
                 break
             self._halve_micro_batches(failed, number)
+            micro_batches = list(self.micro_batches(step.view))
             set_rng_state(rng, self.device)  # the retry draws the same dropout masks as far as the cuts allow
         if not math.isfinite(loss):
             raise self._not_finite_error(loss, number, losses, micro_batches)
@@ -209,9 +237,8 @@ class TrainStep:
         )  # fmt: skip
         yield from (view.take(rows) for rows in divided)
 
-    def _accumulate(self, view: ExampleView, weight: float) -> tuple[list[float], list[ExampleView]]:
-        """Accumulate this worker's gradients; losses of the micro-batches up to the first that did not fit, all."""
-        micro_batches = list(self.micro_batches(view))
+    def _accumulate(self, micro_batches: Sequence[ExampleView | PreparedBatch], weight: float) -> list[float]:
+        """Accumulate this worker's gradients; return the losses of micro-batches up to the first that did not fit."""
         components, losses = self.components, []
         try:
             # Without the wrapper, whose passes communicate: a worker that fails here must not leave others waiting.
@@ -224,9 +251,9 @@ class TrainStep:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        return (torch.stack(losses).tolist() if losses else []), micro_batches
+        return torch.stack(losses).tolist() if losses else []
 
-    def _halve_micro_batches(self, failed: ExampleView | None, number: int) -> None:
+    def _halve_micro_batches(self, failed: ExampleView | PreparedBatch | None, number: int) -> None:
         """Halve the limits of all workers after a micro-batch of any of them exceeded the memory."""
         sizes = (0, 0) if failed is None else (len(failed), self._padded_tokens(failed))
         gathered = self.process_group.all_gather(torch.tensor(sizes))
@@ -248,7 +275,7 @@ class TrainStep:
             " the same"
         )
 
-    def _padded_tokens(self, view: ExampleView) -> int:
+    def _padded_tokens(self, view: ExampleView | PreparedBatch) -> int:
         return len(view) * int(self.components.features.dataset.lengths[view.indices].max(initial=1))
 
     def _update(self) -> None:
@@ -267,7 +294,7 @@ class TrainStep:
             self.scaler.unscale_(self.optimizer)
         for name, parameters in components.items():
             gradients = [p.grad for p in parameters if p.grad is not None]
-            self.norms[name] = float(torch.nn.utils.get_total_norm(gradients))
+            self.norms[name] = torch.nn.utils.get_total_norm(gradients)  # read only when it is logged
         if self.config.max_grad_norm:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm)
@@ -281,7 +308,7 @@ class TrainStep:
             self.schedule.step()
 
     def _not_finite_error(
-        self, loss: float, number: int, losses: list[float], micro_batches: list[ExampleView]
+        self, loss: float, number: int, losses: list[float], micro_batches: Sequence[ExampleView | PreparedBatch]
     ) -> TrainingError:
         """Return the error for a non-finite loss, with the songs of the first such micro-batch of any worker."""
         indices = [

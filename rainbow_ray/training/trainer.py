@@ -37,8 +37,9 @@ from rainbow_ray.training.epoch_plan import EpochPlanner
 from rainbow_ray.training.fit_data import FitData, FitOutput, TrainState
 from rainbow_ray.training.linear_solver import solve_classifier
 from rainbow_ray.training.loggers import MetricLogger
+from rainbow_ray.training.prefetch import prepare_ahead
 from rainbow_ray.training.schedule import is_solved_run, schedule_of_fit
-from rainbow_ray.training.train_step import StepResult, TrainStep, rng_state, set_rng_state
+from rainbow_ray.training.train_step import PreparedStep, StepResult, TrainStep, rng_state, set_rng_state
 from rainbow_ray.utils.errors import TrainingError
 
 
@@ -150,10 +151,10 @@ class Trainer:
         self.features.view_seed = zlib.crc32(f"{self.config.reproducibility.seed} {state.epoch}".encode())
         self.model.train()
         shards = [self.planner.shard(step, self.process_group) for step in steps]
-        views = self.features.iter_views(shards[state.epoch_step :])
+        batches = prepare_ahead(self.features.iter_views(shards[state.epoch_step :]), self.stepper.prepare, self.device)
         n_tokens, start = state.tokens, time.perf_counter()
         for step in steps[state.epoch_step :]:
-            result = self._train_on(step, views)
+            result = self._train_on(step, batches)
             if state.epoch_step < len(steps):
                 self._log_step(result.loss)
                 if result.wants_checkpoint:
@@ -317,15 +318,14 @@ class Trainer:
             random_access=self.dataset.in_memory or self.features.features is not None,
         )  # fmt: skip
 
-    def _train_on(self, step: BatchIndices, views: Iterator[ExampleView]) -> StepResult:
+    def _train_on(self, step: BatchIndices, batches: Iterator[ExampleView | PreparedStep]) -> StepResult:
         """Read this worker's part of a step, train on it, and count it."""
         state, start = self.state, time.perf_counter()
-        view = next(views)
+        view = next(batches)
         state.seconds["data"] += time.perf_counter() - start
         weight = float(self.dataset.weights[step.indices].sum(dtype=np.float64))
-        result = self.stepper.train_step(
-            view, weight, number=state.step + 1, wants_checkpoint=self._checkpoint_is_due()
-        )
+        is_due = self._checkpoint_is_due()
+        result = self.stepper.train_step(view, weight, number=state.step + 1, wants_checkpoint=is_due)
         state.step += 1
         state.epoch_step += 1
         state.epoch_loss += result.loss * weight
@@ -383,7 +383,7 @@ class Trainer:
         """Log a step within an epoch, every `logging.log_every_n_steps` steps."""
         if self.state.step % self.config.logging.log_every_n_steps:
             return
-        values = {f"grad_norm_{name}": round(norm, 6) for name, norm in self.stepper.norms.items()}
+        values = {f"grad_norm_{name}": round(float(norm), 6) for name, norm in self.stepper.norms.items()}
         utilization = gpu_utilization(self.device)
         if utilization is not None:
             self._gpu_utilization.append(utilization)

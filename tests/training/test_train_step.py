@@ -178,3 +178,24 @@ def test_a_budget_of_tokens_is_in_place_of_a_number_of_examples(songs_file, tiny
     fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0)
     run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(tmp_path), ProcessGroup())
     assert [len(batch) for batch in run.stepper.micro_batches(run.dataset.in_memory_subset(train[:19]))] == sizes
+
+
+@pytest.mark.parametrize("largest", [3, 100])
+def test_a_step_that_was_prepared_ahead_has_the_same_gradient(songs_file, tiny_encoder, tmp_path, monkeypatch, largest):
+    """Also where one of its micro-batches does not fit, and the step is divided anew."""
+    plan = plan_of(songs_file, tiny_encoder("bert"), **KEYS)
+    data = data_of(plan)
+    train, val = data.split.train_val_indices(0)
+    fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0)
+    gradients = []
+    for folder, is_prepared in (("a", False), ("b", True)):
+        run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(tmp_path / folder), ProcessGroup())
+        run.model.eval()  # no dropout
+        monkeypatch.setattr(run.stepper, "_update", lambda: None)
+        view = run.dataset.in_memory_subset(train[:16])
+        with monkeypatch.context() as patch:
+            run_out_above(largest, patch)
+            run.stepper.train_step(run.stepper.prepare(view) if is_prepared else view, 16.0, number=1)
+        gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)

@@ -30,7 +30,17 @@ def _token_ids_types_and_mask(input_ids: torch.Tensor, mask: torch.Tensor) -> di
 def _bidirectional_mask(body: Body, hidden: torch.Tensor, mask: torch.Tensor) -> Context:
     from transformers.masking_utils import create_bidirectional_mask  # imports torch._dynamo, which takes 3 s
 
-    return create_bidirectional_mask(config=body.config, inputs_embeds=hidden, attention_mask=mask)
+    return create_bidirectional_mask(**_mask_arguments(body, hidden, mask))
+
+
+def _mask_arguments(body: Body, hidden: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+    """Return the arguments of transformers' mask functions.
+
+    They return no mask for a batch without padding, which is quicker. But to look whether there is padding, the host
+    would wait for a GPU.
+    """
+    arguments = {"config": body.config, "inputs_embeds": hidden, "attention_mask": mask}
+    return arguments if hidden.is_cpu else {**arguments, "allow_is_bidirectional_skip": False}
 
 
 def _relative_positions(body: Body, hidden: torch.Tensor, mask: torch.Tensor) -> Context:
@@ -48,7 +58,7 @@ def _masks_and_rotary_embeddings(body: Body, hidden: torch.Tensor, mask: torch.T
     """Return the masks and rotary embeddings of ModernBERT, by the kind of a layer's attention."""
     from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
-    arguments = {"config": body.config, "inputs_embeds": hidden, "attention_mask": mask}
+    arguments = _mask_arguments(body, hidden, mask)
     masks = {
         "full_attention": create_bidirectional_mask(**arguments),
         "sliding_attention": create_bidirectional_sliding_window_mask(**arguments),
