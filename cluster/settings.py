@@ -94,6 +94,8 @@ def check_name(value: Any) -> str:
 ClusterName = Annotated[str, BeforeValidator(check_name)]
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Names = Annotated[list[str], BeforeValidator(_names)]
+# YAML reads 12.8 as a number
+CudaVersion = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, float) else value)]
 
 
 class VolumeSettings(BaseModel):
@@ -119,7 +121,7 @@ class Settings(BaseModel):
     image: str = DEFAULT_IMAGE
     disk: int = Field(40, ge=10, description="GB of each pod's own disk, deleted with the pod")
     ports: Names = Field([SSH_PORT], description="only 22/tcp is allowed: everything else is tunneled through ssh")
-    min_cuda: str = Field(
+    min_cuda: CudaVersion = Field(
         default_factory=required_cuda, pattern=r"^\d+\.\d+$",
         description="CUDA version that the host's driver supports; by default what the locked PyTorch needs",
     )  # fmt: skip

@@ -7,14 +7,15 @@ import re
 
 import pytest
 
-from cluster.settings import Settings
+from cluster.settings import Settings, read_settings
 from cluster.torch_cuda import LOCK, is_too_old, required_cuda
 from rainbow_ray.utils.errors import InputError
 
 
 def test_pods_need_the_cuda_version_of_the_locked_torch(tmp_path):
     assert Settings().min_cuda == required_cuda()
-    assert Settings(min_cuda="12.8").min_cuda == "12.8"
+    (tmp_path / "cluster.yaml").write_text("min_cuda: 12.6\n")
+    assert read_settings(tmp_path / "cluster.yaml", {}).min_cuda == "12.6"
     other = tmp_path / "requirements.lock"
     other.write_text("torchmetrics==1.0\ntorch==9.1.0\n")
     with pytest.raises(InputError, match=r"torch 9\.1.*min_cuda"):

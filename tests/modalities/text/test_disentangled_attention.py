@@ -47,7 +47,7 @@ def padded_batch(length: int, batch: int = 3) -> tuple[torch.Tensor, torch.Tenso
 def outputs_and_gradients(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the hidden states of tokens, and the gradients of a random projection of them."""
     hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
-    probe = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0)).to(hidden.device)
     torch.autograd.backward((hidden.float() * probe).sum())
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     # The bias of keys changes no attention weight: its gradient is rounding alone.

@@ -1,0 +1,67 @@
+"""What only a GPU can show: `pytest -m gpu` on a machine with one. `tests.benchmarks.gpu` prints the figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rainbow_ray.distributed.assigned_resources import why_gpu_is_unusable
+from rainbow_ray.model.device import is_broken, set_deterministic
+from tests.helpers import data_of, fit_fold, plan_of
+from tests.modalities.text.test_disentangled_attention import model_pair, outputs_and_gradients, padded_batch
+
+KEYS = {
+    "training__min_steps": 0, "training__epochs": 2, "training__device": "cuda",
+    "model__text_encoder__freeze_layers": 0, "model__text_encoder__layer": "last",
+}  # fmt: skip
+
+pytestmark = pytest.mark.gpu
+
+
+def test_pytorch_can_use_this_gpu():
+    assert why_gpu_is_unusable() is None
+    assert not is_broken(RuntimeError("a defect"))
+
+
+@pytest.mark.parametrize("length", [31, 257])
+def test_the_attention_equals_that_of_transformers(length):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    ids, mask = padded_batch(length)
+    original, ours = (model.cuda() for model in model_pair())
+    expected, actual = (outputs_and_gradients(model, ids.cuda(), mask.cuda()) for model in (original, ours))
+    for name, tensor in expected.items():
+        assert (actual[name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-9) < 1e-4, name
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+def test_results_repeat_on_request(songs_file, tiny_encoder, tmp_path, family):
+    plan = plan_of(songs_file, tiny_encoder(family), reproducibility__deterministic=True, **KEYS)
+    data = data_of(plan)
+    try:
+        scores = [fit_fold(plan, data, tmp_path / name)[1].val_scores for name in ("a", "b")]
+    finally:
+        set_deterministic(False, torch.device("cuda"))
+    assert (scores[0] == scores[1]).all()
+
+
+@pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
+def test_a_fit_on_the_gpu_scores_as_one_on_the_cpu(songs_file, tiny_encoder, tmp_path, precision):
+    encoder = tiny_encoder("deberta-v2")
+    plans = [
+        plan_of(songs_file, encoder, **{**KEYS, "training__device": device, "training__mixed_precision": mode})
+        for device, mode in (("cpu", "off"), ("cuda", precision))
+    ]
+    cpu, gpu = (fit_fold(plan, data_of(plan), tmp_path / plan.config.training.device)[1] for plan in plans)
+    assert gpu.facts["device"] == "cuda"
+    assert abs(cpu.val_scores - gpu.val_scores).max() < 0.05
+
+
+def test_a_step_waits_once_for_the_gpu(songs_file):
+    command = [sys.executable, "-m", "tests.benchmarks.gpu", "--manifest", str(songs_file)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    waits = next(record for record in map(json.loads, lines) if "waits" in record)
+    assert waits["waits"] <= 1, waits
