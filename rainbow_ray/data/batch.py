@@ -55,8 +55,6 @@ class Batch:
     Each modality reads *units*: text has one unit per example, audio and MIDI have one per window.
 
     Attributes:
-        example_ids: Ids of the examples, of length `n`.
-        songs: Song ids of the examples, of length `n`.
         units: Padded inputs of each modality by input name; tensors of shape `(units, …)`.
         unit_to_example: Example of each unit by modality, int64 `(units,)`, or None where unit `i` is of example `i`.
         present: Mask of the examples that have a modality, by modality; bool `(n,)`.
@@ -65,8 +63,6 @@ class Batch:
         segment_times: Times of the segments, or None where examples are songs.
     """
 
-    example_ids: list[str]
-    songs: list[str]
     units: dict[str, dict[str, torch.Tensor]]
     unit_to_example: Mapping[str, torch.Tensor | None]
     present: dict[str, torch.Tensor]
@@ -88,8 +84,6 @@ class Batch:
             return to_device(tensor, device)
 
         return Batch(
-            self.example_ids,
-            self.songs,
             {name: {key: move(value) for key, value in inputs.items()} for name, inputs in self.units.items()},
             {name: None if owner is None else move(owner) for name, owner in self.unit_to_example.items()},
             {name: move(mask) for name, mask in self.present.items()},
@@ -154,7 +148,6 @@ def make_batch(
     """
     import torch
 
-    rows = pa.array(indices)
     units = {name: collate(examples, indices) for name, collate in collates.items()}
     one_per_example, unit_to_example, present = torch.arange(len(indices)), {}, {}
     for name, inputs in units.items():
@@ -162,8 +155,6 @@ def make_batch(
         counts = torch.bincount(unit_to_example[name], minlength=len(indices))
         present[name] = inputs.pop("present") if "present" in inputs else counts > 0
     return Batch(
-        example_ids=examples.table["example_id"].take(rows).to_pylist(),
-        songs=examples.table["song"].take(rows).to_pylist(),
         units=units,
         unit_to_example=unit_to_example,
         present=present,

@@ -25,6 +25,14 @@ SLOT_SUFFIX = "_slot"  # suffix of the column with the source of each window: th
 HASH_CHUNK = 65_536  # ids that are hashed at a time, because Python strings take much memory
 
 
+def _values_and_offsets(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a list column, and where those of each row start and end."""
+    lists = column.combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):
+        lists = lists.chunk(0) if lists.num_chunks else pa.array([], lists.type)
+    return lists.values.to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
+
+
 @dataclass(frozen=True)
 class Examples:
     """Examples in memory.
@@ -74,11 +82,21 @@ class Examples:
         Returns:
             Views of the values of each example; nothing is copied.
         """
-        lists = self.table[column].combine_chunks()
-        if isinstance(lists, pa.ChunkedArray):
-            lists = lists.chunk(0) if lists.num_chunks else pa.array([], lists.type)
-        offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy(zero_copy_only=False)
+        values, offsets = _values_and_offsets(self.table[column])
         return [values[start:stop] for start, stop in itertools.pairwise(offsets)]
+
+    def concatenated(self, column: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return a list column of some examples as one array.
+
+        Args:
+            column: Name of the column.
+            indices: Examples, int64 `(n,)`.
+
+        Returns:
+            The values of all examples one after the other, `(values,)`, and their numbers, int `(n,)`.
+        """
+        values, offsets = _values_and_offsets(self.table[column].take(pa.array(indices)))
+        return values[offsets[0] : offsets[-1]], np.diff(offsets)
 
     @property
     def ids(self) -> np.ndarray:

@@ -100,7 +100,7 @@ class ScoringGraph(nn.Module):
         units = {name: self._units(name, inputs) for name in self.model.modalities}
         segment_times = SegmentTimes(inputs["times"], None) if "times" in inputs else None
         zeros = first.new_zeros(b, dtype=torch.float32)  # targets and weights, which scores do not depend on
-        batch = Batch([], [], units, dict.fromkeys(units), present, zeros, zeros, segment_times)
+        batch = Batch(units, dict.fromkeys(units), present, zeros, zeros, segment_times)
         scores, features = self.scorer(batch)
         if not self.is_stacked:
             return ((scores.mean(dim=0) if len(scores) > 1 else scores[0]),)

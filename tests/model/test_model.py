@@ -26,10 +26,7 @@ def batch_of(units: int = 3, examples: int = 3, length: int = 7) -> Batch:
         "words": torch.randint(0, 99, (units, 5), generator=generator),
     }
     example_of_unit = torch.arange(units) * examples // units
-    names = [f"e{i}" for i in range(examples)]
     return Batch(
-        names,
-        names,
         {"text": inputs},
         {"text": example_of_unit},
         {"text": torch.ones(examples).bool()},
@@ -57,8 +54,6 @@ def test_logits_do_not_depend_on_padding_or_the_batch(kind):
         inputs = {k: v[:1] for k, v in batch.units["text"].items()}
         inputs = {"input_ids": inputs["input_ids"][:, :4], "mask": inputs["mask"][:, :4], "words": inputs["words"]}
         single = Batch(
-            ["e0"],
-            ["e0"],
             {"text": inputs},
             {"text": torch.zeros(1).long()},
             {"text": torch.ones(1).bool()},

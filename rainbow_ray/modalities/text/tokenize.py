@@ -189,13 +189,11 @@ def collate(examples: Examples, indices: np.ndarray, *, pad_id: int) -> dict[str
         `input_ids` and `mask`, `(n, length)` int64; `words`, `(n, words)` int64, padded with 0; `present`, `(n,)` bool,
         false for empty texts.
     """
-    chosen = examples.take(indices)
-    tokens = chosen.ragged(TOKENS)
-    ids = pad_rows(tokens, pad_id)
-    n_tokens = torch.tensor([len(row) for row in tokens])
-    mask = (torch.arange(ids.shape[1])[None] < n_tokens[:, None]).long()
-    is_present = np.asarray(chosen.table[PRESENT].to_numpy(zero_copy_only=False), dtype=bool)
-    words = pad_rows(chosen.ragged(WORDS), 0)
+    tokens, n_tokens = examples.concatenated(TOKENS, indices)
+    ids = pad_values(tokens, n_tokens, pad_id)
+    mask = torch.from_numpy((np.arange(ids.shape[1])[None] < n_tokens[:, None]).astype(np.int64))
+    is_present = np.asarray(examples.table[PRESENT].take(pa.array(indices)).to_numpy(), dtype=bool)
+    words = pad_values(*examples.concatenated(WORDS, indices), 0)
     return {TOKENS: ids, "mask": mask, WORDS: words, "present": torch.from_numpy(is_present)}
 
 
@@ -209,11 +207,25 @@ def pad_rows(rows: Sequence[np.ndarray], value: int) -> torch.Tensor:
     Returns:
         `(rows, longest)` int64, with at least one column.
     """
-    length = max((len(row) for row in rows), default=0)
-    out = torch.full((len(rows), max(1, length)), value, dtype=torch.long)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.from_numpy(row.astype(np.int64))
-    return out
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    return pad_values(np.concatenate([np.array([], dtype=np.int64), *rows]), lengths, value)
+
+
+def pad_values(values: np.ndarray, lengths: np.ndarray, value: int) -> torch.Tensor:
+    """Return rows of integers, which follow each other in one array, as a matrix.
+
+    Args:
+        values: Values of all rows, `(sum of lengths,)`.
+        lengths: Number of values of each row, int `(rows,)`.
+        value: Value that pads them to the longest.
+
+    Returns:
+        `(rows, longest)` int64, with at least one column.
+    """
+    longest = max(1, int(lengths.max(initial=0)))
+    padded = np.full((len(lengths), longest), value, dtype=np.int64)
+    padded[np.arange(longest)[None] < lengths[:, None]] = values
+    return torch.from_numpy(padded)
 
 
 def _cut(ids: list[int], limit: int) -> list[int]:
