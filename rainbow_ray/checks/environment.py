@@ -84,6 +84,8 @@ def check_devices(config: Config) -> Iterator[CheckResult]:
 
     from rainbow_ray.model.device import pick_device, pick_precision
 
+    # Before PyTorch looks for GPUs: it gives the driver's reason only once.
+    reason = why_gpu_is_unusable() if config.training.device in ("auto", "cuda") and has_nvidia_device() else None
     device, device_notes = pick_device(config.training.device)
     precision, precision_notes = pick_precision(config.training.mixed_precision, device)
     if device.type == "cuda":
@@ -95,8 +97,6 @@ def check_devices(config: Config) -> Iterator[CheckResult]:
         description = f"{cards}; driver {driver_version()}, torch {torch.__version__} for CUDA {torch.version.cuda}"
     else:
         description = f"{device.type}, {os.cpu_count()} cores"
-    expects_gpu = device.type == "cuda" or (config.training.device in ("auto", "cuda") and has_nvidia_device())
-    reason = why_gpu_is_unusable() if expects_gpu else None
     if reason is not None:
         yield CheckResult("environment_error", "device", f"this machine has an NVIDIA GPU, but {reason}; {ADVICE}")
     yield CheckResult("ok", "device", f"{description}; training in {precision.name}")

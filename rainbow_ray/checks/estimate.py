@@ -56,7 +56,7 @@ def check_memory(plan: RunPlan, data: PreparedData, profile: ModelProfile) -> Ch
     max_length = int(data.source.lengths.max())
     batch_size = max_micro_batch(profile.components)
     if config.batch_tokens:
-        batch_size = max(1, min(batch_size, config.batch_tokens // max_length))
+        batch_size = max(1, min(len(data.source), config.batch_tokens // max_length))
     needed = profile.fixed_bytes + batch_size * profile.example_bytes
     n_fitting = int((USABLE_MEMORY * free_bytes - profile.fixed_bytes) // profile.example_bytes)
     unit = "song" if plan.segments is None else "segment"

@@ -35,6 +35,17 @@ class SegmentTimes:
     times: torch.Tensor
     sequence_ids: torch.Tensor | None
 
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> SegmentTimes:
+        """Return times and sequence ids replaced by what a function returns for them.
+
+        Args:
+            function: Called with each tensor.
+
+        Returns:
+            The new times.
+        """
+        return SegmentTimes(function(self.times), None if self.sequence_ids is None else function(self.sequence_ids))
+
     def to(self, device: torch.device) -> SegmentTimes:
         """Return a copy on a device.
 
@@ -44,8 +55,7 @@ class SegmentTimes:
         Returns:
             The same times and sequence ids, on `device`.
         """
-        ids = None if self.sequence_ids is None else to_device(self.sequence_ids, device)
-        return SegmentTimes(to_device(self.times, device), ids)
+        return self.map(functools.partial(to_device, device=device))
 
 
 @dataclass(frozen=True)
@@ -79,17 +89,26 @@ class Batch:
         Returns:
             The batch with all tensors on `device`, moved by `to_device`.
         """
+        return self._map(functools.partial(to_device, device=device))
 
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            return to_device(tensor, device)
+    def pin_memory(self) -> Batch:
+        """Return a copy in pinned memory, from which `to` copies to a GPU without waiting.
 
+        Returns:
+            The batch, on the CPU.
+        """
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """Return a batch with each tensor replaced by what a function returns for it."""
+        times = self.segment_times
         return Batch(
-            {name: {key: move(value) for key, value in inputs.items()} for name, inputs in self.units.items()},
-            {name: None if owner is None else move(owner) for name, owner in self.unit_to_example.items()},
-            {name: move(mask) for name, mask in self.present.items()},
-            move(self.targets),
-            move(self.weights),
-            self.segment_times.to(device) if self.segment_times is not None else None,
+            {name: {key: function(value) for key, value in inputs.items()} for name, inputs in self.units.items()},
+            {name: None if owner is None else function(owner) for name, owner in self.unit_to_example.items()},
+            {name: function(mask) for name, mask in self.present.items()},
+            function(self.targets),
+            function(self.weights),
+            times.map(function) if times is not None else None,
         )
 
     @property
@@ -122,7 +141,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         is copied from pinned memory, without waiting for what the GPU computes.
     """
     if device.type == "cuda" and not tensor.is_cuda:
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.pin_memory().to(device, non_blocking=True)  # a pinned tensor is not copied
     narrowed = tensor.float() if device.type == "mps" and tensor.is_floating_point() else tensor
     return narrowed.to(device, non_blocking=True)
 

@@ -6,13 +6,16 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rainbow_ray.distributed.ray_cluster import owns_cluster
 from rainbow_ray.distributed.resources import RayResources
-from rainbow_ray.utils.errors import TrainingError
+from rainbow_ray.utils.errors import TrainingError, first_line
 
 PROBE_GPUS = 0.01  # of a GPU, for the task that checks it
 PROBE_SECONDS = 60.0  # for which it may wait: on a cluster whose GPUs are all in use, workers find out themselves
+HIDES_GPUS = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES
+MEMORY_OF_ACTORS = 0.95  # of a GPU that several actors share; the rest is for what CUDA itself needs in each process
 ADVICE = "training.device=cpu (--device cpu of predict and serve) computes on the CPU"
 
 
@@ -20,8 +23,8 @@ def use_assigned_resources() -> None:
     """Let PyTorch use as many threads in this actor as Ray has assigned CPUs, and the part of the GPU, if it is a part.
 
     Ray sets OMP_NUM_THREADS to the number of CPUs, but only where the environment of its cluster does not set it.
-    Actors beside each other with all threads each are several times slower: OpenMP's threads wait actively. Of the
-    memory of a GPU, Ray enforces nothing: the first of several actors could take all of it.
+    Actors beside each other with all threads each are several times slower: OpenMP's threads wait actively. Ray
+    does not limit the memory of a GPU: the first of several actors could take all of it.
     """
     import ray
     import torch
@@ -30,7 +33,7 @@ def use_assigned_resources() -> None:
     torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
     gpu_fraction = resources.get("GPU", 0.0)
     if 0 < gpu_fraction < 1 and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(gpu_fraction)
+        torch.cuda.set_per_process_memory_fraction(MEMORY_OF_ACTORS * gpu_fraction)
 
 
 def require_assigned_gpu(device: str) -> None:
@@ -82,12 +85,23 @@ def check_gpus(resources: RayResources, device: str) -> None:
     finished, unfinished = ray.wait(list(address_of), num_returns=len(address_of), timeout=PROBE_SECONDS)
     for task in unfinished:
         ray.cancel(task)
-    reasons = {address_of[task]: ray.get(task) for task in finished}
+    reasons = {address_of[task]: _reason_of(task) for task in finished}
     problems = [
         f"the GPU of {address} cannot be used: {reason}" for address, reason in reasons.items() if reason is not None
     ]
     if problems:
         raise TrainingError("\n".join([*problems, ADVICE]))
+
+
+def _reason_of(task: Any) -> str | None:
+    """Return the result of a finished probe, or that it failed, as a driver may crash the process that uses it."""
+    import ray
+
+    try:
+        reason: str | None = ray.get(task)
+    except ray.exceptions.RayError as error:
+        return f"the process that tried it failed ({first_line(error)})"
+    return reason
 
 
 def why_gpu_is_unusable() -> str | None:
@@ -99,6 +113,8 @@ def why_gpu_is_unusable() -> str | None:
     import torch
 
     version, cuda = torch.__version__, torch.version.cuda
+    if torch.version.hip:  # AMD's GPUs have other versions and architectures
+        return None if torch.cuda.is_available() else f"torch {version} for ROCm {torch.version.hip} cannot use it"
     if cuda is None:
         return f"torch {version} is a build without CUDA; install one with CUDA"
     with warnings.catch_warnings(record=True) as caught:
@@ -128,10 +144,28 @@ def has_nvidia_device(devices: Path = Path("/dev")) -> bool:
         devices: Folder of the device files.
 
     Returns:
-        False where CUDA_VISIBLE_DEVICES is empty or -1.
+        False where CUDA_VISIBLE_DEVICES names none, and where this process may not open it.
     """
-    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
-    return not is_hidden and any(devices.glob("nvidia[0-9]*"))
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in HIDES_GPUS:
+        return False
+    # a batch system may list a GPU that it does not permit this job to use
+    return any(os.access(path, os.R_OK | os.W_OK) for path in devices.glob("nvidia[0-9]*"))
+
+
+def check_own_gpu(device: str) -> None:
+    """Refuse to compute on the CPU of a machine whose GPU PyTorch cannot use.
+
+    Args:
+        device: Device that the user requests: `auto`, `cuda`, `mps` or `cpu`.
+
+    Raises:
+        TrainingError: This machine has such a GPU.
+    """
+    if device not in ("auto", "cuda") or not has_nvidia_device():
+        return
+    reason = why_gpu_is_unusable()
+    if reason is not None:
+        raise TrainingError(f"this machine has an NVIDIA GPU, but {reason}; {ADVICE}")
 
 
 def supports_capability(capability: tuple[int, int], architectures: Sequence[str]) -> bool:

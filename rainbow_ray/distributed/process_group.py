@@ -17,12 +17,29 @@ T = TypeVar("T")
 MAX_SCALARS = 7  # of one call of `all_reduce_scalars`
 
 
+USER_ERRORS = {error.__name__: error for error in (InputError, TrainingError)}
+# Attributes of errors: every worker has raised it; and it was raised in the middle of a collective operation.
+IS_SHARED, IN_COLLECTIVE = "is_shared", "in_collective"
+
+
 class PeerError(Exception):
-    """A defect of another worker, whose traceback is in that one's output.
+    """A defect of another worker, in whose output the traceback is.
 
     Args:
         message: Its last line, with the rank of the worker.
     """
+
+
+def is_shared(error: BaseException) -> bool:
+    """Return whether all workers of a fit have raised an error.
+
+    Args:
+        error: An error that left `ProcessGroup.shares_errors`.
+
+    Returns:
+        False where this worker could not tell the others.
+    """
+    return bool(getattr(error, IS_SHARED, False))
 
 
 def _identity(module: nn.Module) -> nn.Module:
@@ -71,11 +88,28 @@ class ProcessGroup:
         try:
             yield
         except Exception as error:
-            if not getattr(error, IS_OF_PEER, False):
+            # In the middle of an operation, the others would take the flags for its data.
+            if not is_shared(error) and not _was_in_collective(error):
                 with contextlib.suppress(Exception):  # the connection may be what failed
                     self._exchange((), error)
+                    setattr(error, IS_SHARED, True)
             raise
         self._exchange(())
+
+    @contextlib.contextmanager
+    def collective(self) -> Iterator[None]:
+        """Mark errors of the block as raised in the middle of an operation of all workers.
+
+        Such an error cannot be shared: the process that runs this worker must end, and end the others.
+
+        Yields:
+            None.
+        """
+        try:
+            yield
+        except Exception as error:
+            setattr(error, IN_COLLECTIVE, True)
+            raise
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return a module whose backward pass averages gradients over the workers.
@@ -88,7 +122,8 @@ class ProcessGroup:
         """
         if self.size > 1:
             self._exchange(())
-        return self.wrapper(module)
+        with self.collective():
+            return self.wrapper(module)
 
     def shard(self, items: Sequence[T]) -> Sequence[T]:
         """Return the items of this worker: every `size`-th one, from `rank` on.
@@ -112,9 +147,10 @@ class ProcessGroup:
         """
         if self.size == 1:
             return tensor
-        self._exchange(())
         total = tensor.to(_collective_device(), copy=True)
-        distributed.all_reduce(total)
+        self._exchange(())
+        with self.collective():
+            distributed.all_reduce(total)
         return total.to(tensor.device)
 
     def all_reduce_scalars(self, *values: float) -> list[float]:
@@ -141,10 +177,11 @@ class ProcessGroup:
         """
         if self.size == 1:
             return [tensor]
-        self._exchange(())
         local = tensor.to(_collective_device())
         parts = [torch.empty_like(local) for _ in range(self.size)]
-        distributed.all_gather(parts, local)
+        self._exchange(())
+        with self.collective():
+            distributed.all_gather(parts, local)
         return [part.to(tensor.device) for part in parts]
 
     def all_gather_object(self, item: T) -> list[T]:
@@ -165,7 +202,8 @@ class ProcessGroup:
         """Wait until all workers have called this method."""
         if self.size > 1:
             self._exchange(())
-            distributed.barrier()
+            with self.collective():
+                distributed.barrier()
 
     def _exchange(self, values: Sequence[float], error: Exception | None = None) -> list[float]:
         """Return the sums of numbers over the workers, or raise the error of another worker.
@@ -177,7 +215,8 @@ class ProcessGroup:
         message[0] = float(error is not None)
         message[1 : 1 + len(values)] = torch.tensor(values, dtype=torch.float64)
         message = message.to(_collective_device())
-        distributed.all_reduce(message)
+        with self.collective():
+            distributed.all_reduce(message)
         n_failed, *sums = message.tolist()
         if n_failed:
             failures = self._gather_objects(None if error is None else _describe(error))
@@ -187,12 +226,17 @@ class ProcessGroup:
 
     def _gather_objects(self, item: T) -> list[T]:
         items: list[T] = [item] * self.size
-        distributed.all_gather_object(items, item)
+        with self.collective():
+            distributed.all_gather_object(items, item)
         return items
 
 
-IS_OF_PEER = "is_of_peer"  # attribute of errors that another worker raised
-USER_ERRORS = {error.__name__: error for error in (InputError, TrainingError)}
+def _was_in_collective(error: BaseException) -> bool:
+    """Return whether an error, or one that it was raised from, occurred in the middle of a collective operation."""
+    cause: BaseException | None = error
+    while cause is not None and not getattr(cause, IN_COLLECTIVE, False):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def _describe(error: Exception) -> tuple[str, Any]:
@@ -209,7 +253,7 @@ def _error_of_peer(failures: Sequence[tuple[str, Any] | None]) -> Exception:
         error: Exception = USER_ERRORS[name](message)
     else:
         error = PeerError(f"worker {rank}: {name}: {message}")
-    setattr(error, IS_OF_PEER, True)
+    setattr(error, IS_SHARED, True)
     return error
 
 

@@ -22,6 +22,7 @@ from rainbow_ray.utils.streams import hold_back_stderr, print_error
 if TYPE_CHECKING:
     import psutil
 
+ALLOCATOR, FORMER_ALLOCATOR = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
 # read by Ray when it is imported, here and in every process that it starts
 SETTINGS = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train page
@@ -34,7 +35,7 @@ SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     # how long an actor may take from one trial to the next; when it was late, Tune would drop the next one unheard
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
-    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # batches of changing length leave no unusable gaps on the GPU
+    ALLOCATOR: "expandable_segments:True",  # batches of changing length leave no unusable gaps on the GPU
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -73,7 +74,8 @@ def describe_dashboard(cluster: RayResources) -> list[str]:
 def prepare_environment() -> None:
     """Set the environment variables that Ray, transformers and tokenizers read when they are imported."""
     for name, value in {**SETTINGS, **DRIVER_ONLY}.items():
-        os.environ.setdefault(name, value)
+        if name != ALLOCATOR or FORMER_ALLOCATOR not in os.environ:
+            os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
@@ -224,7 +226,9 @@ def _start_ray(address: str | None, folder: str | None) -> Any:
             log_to_driver=False,
             logging_level=logging.ERROR,
             **({} if address else {"dashboard_host": "127.0.0.1"}),
-            runtime_env={"env_vars": {name: os.environ[name] for name in SETTINGS}} if address else None,
+            runtime_env={"env_vars": {name: os.environ[name] for name in SETTINGS if name in os.environ}}
+            if address
+            else None,
         )
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from error

@@ -18,6 +18,7 @@ from rainbow_ray.data.batch import make_batch
 from rainbow_ray.data.batching import scoring_batches
 from rainbow_ray.data.examples import SLOT_SUFFIX, Examples
 from rainbow_ray.data.text_cells import NOT_UTF8, id_column
+from rainbow_ray.distributed.assigned_resources import check_own_gpu
 from rainbow_ray.inference.ensemble import EnsembleScorer, prepare_collates, score_batch
 from rainbow_ray.inference.input_tables import Table, Texts, column_names, get_column, read_texts, slice_rows
 from rainbow_ray.inference.media_report import (
@@ -57,6 +58,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle, device: str = "auto", media_root: str | Path = ".") -> None:
         self.bundle, self.media_root = bundle, Path(media_root).expanduser()
+        check_own_gpu(device)
         self.device = pick_device(device)[0]
         self.calibration = bundle.calibration
         self.scorer = EnsembleScorer(bundle).to(self.device)

@@ -41,7 +41,6 @@ from rainbow_ray.model.temporal import Temporal
 from rainbow_ray.nn.head import apply_head, make_head
 from rainbow_ray.nn.pooling import Pooling
 from rainbow_ray.nn.standardizer import Standardizer
-from rainbow_ray.nn.zero_loss import zero_loss
 
 REFERENCE_WIDTH = 384  # features of the text encoder for which the default learning rate of the head was chosen
 
@@ -122,17 +121,15 @@ class RainbowModel(nn.Module):
         self.head = make_head(head_width, outputs, config.classifier)
 
     @override
-    def forward(self, inputs: Batch | PrecomputedFeatures | None) -> torch.Tensor:
+    def forward(self, inputs: Batch | PrecomputedFeatures) -> torch.Tensor:
         """Return logits.
 
         Args:
-            inputs: A batch, or (without a fusion) features that were computed before; None: see `zero_loss`.
+            inputs: A batch, or (without a fusion) features that were computed before.
 
         Returns:
             `(examples, outputs)`.
         """
-        if inputs is None:
-            return zero_loss(self)
         if isinstance(inputs, PrecomputedFeatures):
             return self.classify(inputs.features, segment_times=inputs.segment_times)
         if self.fusion is None:

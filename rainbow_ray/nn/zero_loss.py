@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 
 def zero_loss(module: nn.Module) -> torch.Tensor:
@@ -23,6 +24,23 @@ def zero_loss(module: nn.Module) -> torch.Tensor:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     result: torch.Tensor = _Zero.apply(*trained)  # type: ignore[no-untyped-call]
     return result
+
+
+class GradientAverager(nn.Module):
+    """A module whose backward pass averages gradients, where it is wrapped in `DistributedDataParallel`.
+
+    Args:
+        model: The model, which is registered, and so keeps its parameters.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @override
+    def forward(self) -> torch.Tensor:
+        """Return the zero loss of the model, `()`."""
+        return zero_loss(self.model)
 
 
 class _Zero(torch.autograd.Function):

@@ -318,6 +318,9 @@ def _config_differences(run_dir: RunDir, config: Config) -> list[str]:
         saved = with_resolved_paths(read_config(run_dir))
     except InputError as error:
         return error.problems
+    if config.reproducibility.deterministic == "auto" and saved.reproducibility.deterministic is True:
+        # the default of earlier versions, which was the same on CPUs
+        saved = saved.with_values({"reproducibility.deterministic": "auto"})
     return _compare(saved.model_dump(exclude=HASH_EXCLUDED), config.model_dump(exclude=HASH_EXCLUDED))
 
 

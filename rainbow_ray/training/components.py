@@ -15,6 +15,7 @@ from rainbow_ray.model.build import build_model, fit_bag_of_words
 from rainbow_ray.model.device import ExecutionContext
 from rainbow_ray.model.frozen_feature_cache import FrozenFeatureCache
 from rainbow_ray.model.model import RainbowModel
+from rainbow_ray.nn.zero_loss import GradientAverager
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.training.evaluator import Evaluator
 from rainbow_ray.training.feature_provider import FeatureProvider
@@ -29,8 +30,7 @@ class FitComponents:
         task: The task, fitted to the training targets.
         features: Provides the inputs of the model.
         evaluator: Scores examples.
-        gradient_averager: The model, wrapped; called with None, it returns a loss of zero, whose backward pass averages
-            the gradients over the workers.
+        gradient_averager: Returns a loss of zero, whose backward pass averages the gradients over the workers.
     """
 
     config: Config
@@ -82,4 +82,4 @@ def build_components(
     )
     features.fit_statistics(train_indices)
     evaluator = Evaluator(features, task, config.training)
-    return FitComponents(config, task, features, evaluator, execution.process_group.wrap(model))
+    return FitComponents(config, task, features, evaluator, execution.process_group.wrap(GradientAverager(model)))

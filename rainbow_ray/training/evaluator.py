@@ -8,14 +8,15 @@ import numpy as np
 import torch
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.data.batch import Batch
+from rainbow_ray.data.batch import Batch, to_device
 from rainbow_ray.data.dataset import ExampleView
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.tasks.base import Task
 from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.tasks.segment_targets import SONG
 from rainbow_ray.training.batch_halving import run_in_halves
-from rainbow_ray.training.feature_provider import FeatureProvider, PreparedBatch
+from rainbow_ray.training.feature_provider import FeatureProvider
+from rainbow_ray.training.prepared_batch import PreparedBatch
 from rainbow_ray.utils.errors import TrainingError
 
 
@@ -39,8 +40,8 @@ def forward_loss(
         Losses times the examples' weights, `(n,)`, and logits, `(n, outputs)`, both fp32. Both are NaN for examples
         that have none of `modalities`.
     """
-    batch = features.prepare(view) if isinstance(view, ExampleView) else view
-    inputs = batch.inputs
+    prepared = features.prepare(view) if isinstance(view, ExampleView) else view
+    inputs, device = features.inputs(prepared), features.execution.device
     if modalities is not None and isinstance(inputs, Batch):
         inputs = inputs.only(modalities)
     with features.execution.autocast():
@@ -49,12 +50,12 @@ def forward_loss(
     logits = task.finalize_logits(logits, sequence_ids)
     if modalities is not None and isinstance(inputs, Batch):
         logits = logits.masked_fill(~inputs.has_any[:, None], torch.nan)
-    targets = batch.targets
+    targets, weights = to_device(prepared.targets, device), to_device(prepared.weights, device)
     if sequence_ids is not None:
         # the loss must not compare the last segment of a sequence with the first one of the next
         targets = targets.clone()
         targets[:, SONG] = sequence_ids
-    return task.loss(logits, targets) * batch.weights, logits
+    return task.loss(logits, targets) * weights, logits
 
 
 def divergence_advice(config: TrainingConfig) -> str:

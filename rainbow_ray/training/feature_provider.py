@@ -31,6 +31,7 @@ from rainbow_ray.model.device import ExecutionContext
 from rainbow_ray.model.frozen_feature_cache import MB, CachedHiddenStates, FrozenFeatureCache
 from rainbow_ray.model.model import PrecomputedFeatures, RainbowModel
 from rainbow_ray.training.batch_halving import run_in_halves
+from rainbow_ray.training.prepared_batch import PreparedBatch
 from rainbow_ray.utils.hashing import hash_parts
 
 MAX_STATISTICS_EXAMPLES = 4096  # training examples that the standardizer is fitted to
@@ -47,31 +48,6 @@ class CacheUse:
 
     key: str
     seconds: float
-
-
-@dataclass(frozen=True)
-class PreparedBatch:
-    """A batch whose tensors are on the device, or on their way to it.
-
-    Attributes:
-        view: The examples, `(n,)`.
-        inputs: Input of the model.
-        targets: Targets of the task, `(n, …)`.
-        weights: Loss weights, float32 `(n,)`.
-    """
-
-    view: ExampleView
-    inputs: Batch | PrecomputedFeatures
-    targets: torch.Tensor
-    weights: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    @property
-    def indices(self) -> np.ndarray:
-        """The examples as indices into the dataset, int64 `(n,)`."""
-        return self.view.indices
 
 
 class FeatureProvider:
@@ -122,7 +98,7 @@ class FeatureProvider:
             self.hidden_states = self._compute_hidden_states()
 
     def prepare(self, view: ExampleView) -> PreparedBatch:
-        """Return everything that a forward pass and its loss read, on the device.
+        """Return everything that a forward pass and its loss read, before it is moved to the device.
 
         Args:
             view: The examples.
@@ -130,21 +106,28 @@ class FeatureProvider:
         Returns:
             The batch.
         """
-        device, dataset = self.execution.device, self.dataset
-        targets, weights = (torch.from_numpy(values[view.indices]) for values in (dataset.targets, dataset.weights))
-        return PreparedBatch(view, self.inputs(view), to_device(targets, device), to_device(weights, device))
+        targets, weights = (
+            torch.from_numpy(values[view.indices]) for values in (self.dataset.targets, self.dataset.weights)
+        )
+        batch = self._collate(view) if self.features is None else None
+        if self.execution.device.type == "cuda":
+            batch = batch.pin_memory() if batch is not None else None
+            targets, weights = targets.pin_memory(), weights.pin_memory()
+        return PreparedBatch(view, batch, targets, weights)
 
-    def inputs(self, view: ExampleView) -> Batch | PrecomputedFeatures:
+    def inputs(self, prepared: PreparedBatch) -> Batch | PrecomputedFeatures:
         """Return the input of the model for some examples, on the device.
 
         Args:
-            view: The examples; their rows need not be in memory where `features` are at hand.
+            prepared: The examples; their rows need not be in memory where `features` are at hand.
 
         Returns:
             Features that were computed before, or a padded batch.
         """
-        if self.features is None:
-            return self.batch(view)
+        view = prepared.view
+        if prepared.batch is not None:
+            return prepared.batch.to(self.execution.device)
+        assert self.features is not None
         times = make_segment_times(view.examples.table, view.indices, view.sequence_ids)
         features = self.features[to_device(torch.from_numpy(view.indices), self.execution.device)]
         return PrecomputedFeatures(features, times.to(self.execution.device) if times is not None else None)
@@ -158,10 +141,13 @@ class FeatureProvider:
         Returns:
             The batch.
         """
+        return self._collate(view).to(self.execution.device)
+
+    def _collate(self, view: ExampleView) -> Batch:
         batch = make_batch(view.examples, view.positions, self.collates, view.sequence_ids)
         if self.hidden_states is not None:
             batch.units[TEXT.name][tokenize.STATES] = self.hidden_states.pad(view.indices)
-        return batch.to(self.execution.device)
+        return batch
 
     def iter_views(self, batches: Sequence[BatchIndices]) -> Iterator[ExampleView]:
         """Return the examples of each batch in turn.

@@ -1,4 +1,4 @@
-"""Errors of fits that users can mend, among what workers and Ray raise."""
+"""Which errors of workers are errors for users: known failures and wrong inputs, as opposed to defects."""
 
 from __future__ import annotations
 

@@ -47,12 +47,14 @@ class AdaptiveLimits:
         """
         current = self.current
         if self._by_tokens:
-            n_tokens = min(n_tokens, current.tokens or n_tokens)
-            self.current = MicroBatchLimits(current.examples, max(1, n_tokens // 2))
+            tokens = max(1, n_tokens // 2)
+            shrunk = MicroBatchLimits(current.examples, min(tokens, current.tokens or tokens))
         else:
-            tokens = max(1, current.tokens // 2) if current.tokens else None
-            self.current = MicroBatchLimits(max(1, min(current.examples, n_examples) // 2), tokens)
-        self._patience, self._n_successes = 2 * self._patience, 0
+            halved_tokens = max(1, current.tokens // 2) if current.tokens else None
+            shrunk = MicroBatchLimits(min(current.examples, max(1, n_examples // 2)), halved_tokens)
+        if shrunk != current:
+            self._patience *= 2
+        self.current, self._n_successes = shrunk, 0
 
     def record_success(self, largest_tokens: int) -> None:
         """Count a step that fitted into memory, and let the limits grow after enough of them.

@@ -23,22 +23,24 @@ from rainbow_ray.modalities.spec import TEXT_ONLY
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
 from rainbow_ray.training.components import FitComponents
 from rainbow_ray.training.evaluator import divergence_advice, forward_loss
-from rainbow_ray.training.feature_provider import PreparedBatch
 from rainbow_ray.training.micro_batches import AdaptiveLimits, MicroBatchLimits
 from rainbow_ray.training.optimizer import make_optimizer, make_schedule
+from rainbow_ray.training.prepared_batch import PreparedBatch
 from rainbow_ray.utils.errors import TrainingError
 
 
 @dataclass(frozen=True)
 class PreparedStep:
-    """A worker's examples of a step, divided into micro-batches that are on the device.
+    """A worker's examples of a step, divided into micro-batches.
 
     Attributes:
         view: The examples.
+        limits: Limits by which they were divided.
         micro_batches: All of them, in micro-batches.
     """
 
     view: ExampleView
+    limits: MicroBatchLimits
     micro_batches: Sequence[ExampleView | PreparedBatch]
 
 
@@ -113,7 +115,7 @@ class TrainStep:
         self.notes: list[str] = []
 
     def prepare(self, view: ExampleView) -> PreparedStep:
-        """Divide a step and move it to the device, possibly in another thread while the step before it is computed.
+        """Divide and collate a step, possibly in another thread while the step before it is computed.
 
         Args:
             view: This worker's examples of the step.
@@ -121,7 +123,8 @@ class TrainStep:
         Returns:
             What `train_step` takes in place of the examples.
         """
-        return PreparedStep(view, [self.components.features.prepare(batch) for batch in self.micro_batches(view)])
+        limits, features = self.limits.current, self.components.features
+        return PreparedStep(view, limits, [features.prepare(batch) for batch in self.micro_batches(view, limits)])
 
     def train_step(
         self, view: ExampleView | PreparedStep, weight: float, *, number: int, wants_checkpoint: bool = False
@@ -143,8 +146,10 @@ class TrainStep:
         Raises:
             TrainingError: The loss is not finite, or one example alone does not fit into memory.
         """
-        step = view if isinstance(view, PreparedStep) else PreparedStep(view, list(self.micro_batches(view)))
-        micro_batches = step.micro_batches
+        limits = self.limits.current
+        step = view if isinstance(view, PreparedStep) else PreparedStep(view, limits, list(self.micro_batches(view)))
+        # Limits may have changed since, when the step before this one did not fit into memory.
+        micro_batches = step.micro_batches if step.limits == limits else list(self.micro_batches(step.view))
         while True:
             rng = rng_state(self.device)
             losses = self._accumulate(micro_batches, weight)
@@ -212,11 +217,12 @@ class TrainStep:
         self.limits.current = MicroBatchLimits(**state["limits"])
         self.skipped_steps = state.get("skipped_steps", 0)  # not counted by earlier versions
 
-    def micro_batches(self, view: ExampleView) -> Iterator[ExampleView]:
+    def micro_batches(self, view: ExampleView, limits: MicroBatchLimits | None = None) -> Iterator[ExampleView]:
         """Divide a worker's examples of a step.
 
         Args:
             view: The examples.
+            limits: Largest size of a micro-batch; None: the current one.
 
         Yields:
             Micro-batches of examples of similar length, of at most `limits`; a sequence is not divided.
@@ -224,7 +230,8 @@ class TrainStep:
         if len(view) == 0:
             return
         lengths = self.components.features.dataset.lengths[view.indices]
-        max_examples, max_tokens = self.limits.current.examples, self.limits.current.tokens
+        limits = limits or self.limits.current
+        max_examples, max_tokens = limits.examples, limits.tokens
         if view.sequence_ids is not None:
             sequences = divide_sequences(
                 view.sequence_positions, lengths, max_examples=max_examples, max_tokens=max_tokens
@@ -268,11 +275,11 @@ class TrainStep:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         limits = self.limits.current
-        tokens = f" of at most {limits.tokens} tokens" if limits.tokens else ""
+        is_by_tokens = limits.tokens is not None and limits.tokens < n_tokens
+        reduced = f"{limits.tokens} tokens" if is_by_tokens else f"{limits.examples} examples"
         self.notes.append(
             f"out of memory on {self.device.type} in step {number} with {n_examples} examples of {n_tokens} tokens:"
-            f" micro-batches are reduced to {min(limits.examples, n_examples)} examples{tokens}; the gradients stay"
-            " the same"
+            f" micro-batches are reduced to {reduced}; the gradients stay the same"
         )
 
     def _padded_tokens(self, view: ExampleView | PreparedBatch) -> int:
@@ -283,11 +290,12 @@ class TrainStep:
         if self.process_group.size > 1:
             # The backward pass of a zero loss averages the gradients: all workers take part in it, however many
             # micro-batches each had, and none computes more than the others.
-            torch.autograd.backward(self.components.gradient_averager(None))
+            with self.process_group.collective():
+                torch.autograd.backward(self.components.gradient_averager())
         model = self.components.model
         components = model.parameters_by_component() if model.is_fused else {}
         for parameter in (p for parameters in components.values() for p in parameters if p.grad is None):
-            # no example of the step had the modality; several workers get this zero gradient from the sync batch, and
+            # no example of the step had the modality; several workers get this zero gradient from the zero loss, and
             # one worker must make the same update
             parameter.grad = torch.zeros_like(parameter)
         if self.config.max_grad_norm or components:

@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, default=None)
     parser.add_argument("--manifest", type=Path, default=Path("../shared/data/base_manifest_db.parquet"))
     parser.add_argument("--epochs-only", action="store_true", help="used by the measurement of two processes")
+    parser.add_argument("--waits-only", action="store_true", help="used by the tests")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print(json.dumps({"gpu": None, "would_measure": MEASUREMENTS}))
@@ -73,6 +74,9 @@ def main() -> None:
         run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(Path(folder)), ProcessGroup())
         run.model.train()
         waits = count_waits(run)
+        if options.waits_only:
+            print(json.dumps({"waits": len(waits), "places": waits}))
+            return
         start = time.perf_counter()
         for _ in range(3):
             run.train_epoch()

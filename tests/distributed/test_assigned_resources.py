@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +15,16 @@ import pytest
 import ray
 import torch
 
+from rainbow_ray.distributed import assigned_resources
 from rainbow_ray.distributed.assigned_resources import (
+    MEMORY_OF_ACTORS,
+    check_own_gpu,
     has_nvidia_device,
     supports_capability,
     use_assigned_resources,
     why_gpu_is_unusable,
 )
+from rainbow_ray.utils.errors import TrainingError
 
 SCRIPT = """
 import json, sys
@@ -78,7 +83,9 @@ def test_code_of_a_build_that_runs_on_a_gpu(capability, architectures, is_suppor
     assert supports_capability(capability, architectures) == is_supported
 
 
-@pytest.mark.parametrize(("hidden", "expected"), [(None, True), ("0", True), ("", False), ("-1", False)])
+@pytest.mark.parametrize(
+    ("hidden", "expected"), [(None, True), ("0", True), ("", False), ("-1", False), ("NoDevFiles", False)]
+)
 def test_a_gpu_is_seen_unless_the_environment_hides_it(tmp_path, monkeypatch, hidden, expected):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if hidden is not None:
@@ -156,7 +163,7 @@ def test_commands_refuse_a_gpu_that_pytorch_cannot_use(tmp_path, songs_file):
         ray_process.kill()
 
 
-@pytest.mark.parametrize(("gpus", "fractions"), [(0.25, [0.25]), (1.0, []), (0.0, [])])
+@pytest.mark.parametrize(("gpus", "fractions"), [(0.25, [0.25 * MEMORY_OF_ACTORS]), (1.0, []), (0.0, [])])
 def test_an_actor_with_a_part_of_a_gpu_uses_that_part_of_its_memory(monkeypatch, gpus, fractions):
     used: list[float] = []
     context = SimpleNamespace(get_assigned_resources=lambda: {"CPU": 1.0, **({"GPU": gpus} if gpus else {})})
@@ -166,3 +173,12 @@ def test_an_actor_with_a_part_of_a_gpu_uses_that_part_of_its_memory(monkeypatch,
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     use_assigned_resources()
     assert used == fractions
+
+
+@pytest.mark.parametrize(("device", "is_refused"), [("auto", True), ("cuda", True), ("cpu", False)])
+def test_commands_without_ray_refuse_such_a_gpu_too(monkeypatch, device, is_refused):
+    use_torch(monkeypatch, is_available=False)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(assigned_resources, "has_nvidia_device", lambda: True)
+    with pytest.raises(TrainingError, match="has an NVIDIA GPU, but torch") if is_refused else nullcontext():
+        check_own_gpu(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rainbow_ray.data.batching import plan_batches, shard_indices
+from rainbow_ray.distributed.process_group import ProcessGroup, is_shared
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.loggers import read_records
+from rainbow_ray.utils.errors import TrainingError
 from tests.benchmarks.serving import free_port
 from tests.helpers import data_of, fit_fold, plan_of
 
@@ -158,3 +161,28 @@ def test_batches_follow_the_order_of_blocks():
     position[np.concatenate(batches)] = np.arange(650)
     # each index is at most one window and 16 batches away from its sorted position
     assert np.abs(position - np.arange(650)).max() <= 300 + 16 * 8
+
+
+@pytest.mark.parametrize(("in_collective", "n_exchanges"), [(False, 1), (True, 0)])
+def test_an_error_in_the_middle_of_an_operation_is_not_shared(monkeypatch, in_collective, n_exchanges):
+    """The other workers would take its flags for the data of the operation that they wait in."""
+    exchanged: list[Exception | None] = []
+
+    def exchange(self, values, error=None):
+        exchanged.append(error)
+        return list(values)
+
+    monkeypatch.setattr(ProcessGroup, "_exchange", exchange)
+    group, error = ProcessGroup(0, 2), TrainingError("a loss")
+
+    def fail() -> None:
+        try:
+            with group.collective() if in_collective else contextlib.nullcontext():
+                raise MemoryError
+        except MemoryError as cause:
+            raise error from cause
+
+    with pytest.raises(TrainingError), group.shares_errors():
+        fail()
+    assert exchanged == [error] * n_exchanges
+    assert is_shared(error) == (not in_collective)

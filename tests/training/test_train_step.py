@@ -199,3 +199,21 @@ def test_a_step_that_was_prepared_ahead_has_the_same_gradient(songs_file, tiny_e
         gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_step_that_was_prepared_before_a_failure_is_divided_anew(songs_file, tiny_encoder, tmp_path, monkeypatch):
+    """Otherwise it would fail as well, and halve the limits once more."""
+    plan = plan_of(songs_file, tiny_encoder("bert"), **KEYS)
+    data = data_of(plan)
+    train, val = data.split.train_val_indices(0)
+    fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0)
+    run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(tmp_path), ProcessGroup())
+    view = run.dataset.in_memory_subset(train[:16])
+    steps = [run.stepper.prepare(view) for _ in range(2)]
+    sizes = run_out_above(10, monkeypatch)
+    run.stepper.train_step(steps[0], 16.0, number=1)
+    limits = run.stepper.limits.current
+    sizes.clear()
+    run.stepper.train_step(steps[1], 16.0, number=2)
+    assert max(sizes) <= 10
+    assert run.stepper.limits.current == limits

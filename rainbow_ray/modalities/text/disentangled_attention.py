@@ -100,8 +100,9 @@ class BiasAttention(DisentangledSelfAttention):  # type: ignore[misc]
         # Keys ask for the distance from them to a query: the same rows in rising order.
         bias = relative_scores(query, position_key)
         bias = bias + relative_scores(key, position_query.flip(1)).transpose(-1, -2)
-        # Masks are outer products of which tokens are padding. The first token is never one: its row is that of keys.
-        bias = bias.masked_fill(~attention_mask[:, :, :1].bool(), torch.finfo(bias.dtype).min)
+        # Masks are outer products of which tokens are padding: the diagonal says it for each key.
+        is_token = attention_mask.bool().diagonal(dim1=-2, dim2=-1)[..., None, :]
+        bias = bias.masked_fill(~is_token, torch.finfo(bias.dtype).min)
         dropout = self.dropout.p if self.training else 0.0
         if query.is_cpu:
             # No fused kernel of a CPU has a gradient for the bias, and the general one computes in fp32.
@@ -164,7 +165,8 @@ def distance_rows(length: int, span: int, n_buckets: int, max_distance: int, dev
     rows = (distances + span).clamp(0, 2 * span - 1)
     first, last = int(rows[-1]), int(rows[0])
     has_own_rows = last - first + 1 == len(rows)
-    return DistanceRows(first, last, None if has_own_rows else (rows - first).to(device))
+    with torch.inference_mode(False):  # the result is kept, and training cannot use tensors of inference mode
+        return DistanceRows(first, last, None if has_own_rows else (rows - first).to(device, copy=True))
 
 
 def relative_scores(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -162,7 +162,7 @@ class TextEncoder(nn.Module):
         self.embeddings_frozen = depths.freezes_input if config.freeze_embeddings is None else config.freeze_embeddings
         self.width = self.summary_width = body.config.hidden_size
         if getattr(body, "pooler", None) is not None:
-            body.pooler = None  # it is not used, and DDP would wait for its gradients
+            body.pooler = None  # it is not used
         if family == "deberta-v2":
             from rainbow_ray.modalities.text.disentangled_attention import use_bias_attention  # imports its family
 

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model
 from rainbow_ray.modalities.text.disentangled_attention import (
     BLOCK_LENGTHS,
     BiasAttention,
+    distance_rows,
     relative_scores,
     use_bias_attention,
 )
@@ -145,3 +146,21 @@ def test_an_exported_graph_holds_for_every_length():
         traced = torch.jit.trace(wrapped, inputs[10], check_trace=False)
         for example in inputs.values():
             torch.testing.assert_close(traced(*example), wrapped(*example))
+
+
+def test_padding_may_stand_before_the_tokens():
+    original, ours = model_pair()
+    ids, mask = padded_batch(40)
+    mask = mask.flip(1)
+    expected, actual = (outputs_and_gradients(model, ids, mask) for model in (original, ours))
+    torch.testing.assert_close(actual["hidden"], expected["hidden"], rtol=1e-4, atol=1e-5)
+
+
+def test_training_follows_inference_at_the_same_length():
+    """What is kept for a length must not be a tensor of inference mode, which autograd refuses."""
+    distance_rows.cache_clear()
+    _, ours = model_pair(position_buckets=16)
+    ids, mask = padded_batch(90)
+    with torch.inference_mode():
+        ours(input_ids=ids, attention_mask=mask)
+    assert outputs_and_gradients(ours, ids, mask)
