@@ -8,9 +8,11 @@ import sys
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from rainbow_ray.distributed.assigned_resources import why_gpu_is_unusable
 from rainbow_ray.model.device import is_broken, set_deterministic
+from rainbow_ray.nn.zero_loss import GradientAverager
 from tests.helpers import data_of, fit_fold, plan_of
 from tests.modalities.text.test_disentangled_attention import model_pair, outputs_and_gradients, padded_batch
 
@@ -65,3 +67,19 @@ def test_a_step_waits_once_for_the_gpu(songs_file):
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     waits = next(record for record in map(json.loads, lines) if "waits" in record)
     assert waits["waits"] <= 1, waits
+
+
+def test_gradients_are_averaged_by_distributed_data_parallel(tmp_path):
+    torch.distributed.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = torch.nn.Linear(3, 2).cuda()
+        averager = DistributedDataParallel(
+            GradientAverager(model), device_ids=[0], broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+        for _ in range(3):
+            torch.autograd.backward(model(torch.ones(4, 3, device="cuda")).sum())
+            torch.autograd.backward(averager(None))
+            assert (model.weight.grad == 4).all()
+            model.zero_grad(set_to_none=True)
+    finally:
+        torch.distributed.destroy_process_group()

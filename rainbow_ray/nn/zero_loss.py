@@ -38,8 +38,16 @@ class GradientAverager(nn.Module):
         self.model = model
 
     @override
-    def forward(self) -> torch.Tensor:
-        """Return the zero loss of the model, `()`."""
+    def forward(self, placeholder: None) -> torch.Tensor:
+        """Return the zero loss of the model.
+
+        Args:
+            placeholder: None. `DistributedDataParallel` fails on a GPU without an input that it can move there.
+
+        Returns:
+            `()`.
+        """
+        assert placeholder is None
         return zero_loss(self.model)
 
 

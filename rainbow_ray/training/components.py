@@ -30,7 +30,8 @@ class FitComponents:
         task: The task, fitted to the training targets.
         features: Provides the inputs of the model.
         evaluator: Scores examples.
-        gradient_averager: Returns a loss of zero, whose backward pass averages the gradients over the workers.
+        gradient_averager: Called with None, returns a loss of zero, whose backward pass averages the gradients over the
+            workers.
     """
 
     config: Config

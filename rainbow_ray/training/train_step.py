@@ -291,7 +291,7 @@ class TrainStep:
             # The backward pass of a zero loss averages the gradients: all workers take part in it, however many
             # micro-batches each had, and none computes more than the others.
             with self.process_group.collective():
-                torch.autograd.backward(self.components.gradient_averager())
+                torch.autograd.backward(self.components.gradient_averager(None))
         model = self.components.model
         components = model.parameters_by_component() if model.is_fused else {}
         for parameter in (p for parameters in components.values() for p in parameters if p.grad is None):

@@ -27,12 +27,13 @@ from tests.helpers import data_of, plan_of
 
 KEYS: dict[str, Any] = {
     "model__text_encoder__layer": "last", "model__text_encoder__freeze_layers": 0, "training__min_steps": 0,
-    "training__batch_size": 32, "training__device": "cuda",
+    "training__batch_size": 32, "training__device": "cuda", "training__mixed_precision": "auto",
 }  # fmt: skip
 MEASUREMENTS = {
     "waits": "times that a training step waits for the GPU (goal: 1)",
     "epoch": "seconds of an epoch of all layers, and the share of them that waits for data (goal: under 0.02)",
     "attention": "training steps of a DeBERTa-v3-base shape with our attention and that of transformers, in turns",
+    "trainer": "an epoch of all layers of --encoder beside Hugging Face Trainer at its best precision and batch",
     "sharing": "seconds of two processes on one GPU beside each other, and of one (goal: under 2 times)",
 }
 
@@ -59,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peak-tflops", type=float, default=None)
     parser.add_argument("--manifest", type=Path, default=Path("../shared/data/base_manifest_db.parquet"))
+    parser.add_argument("--encoder", default="embedded", help="of the comparison with Hugging Face Trainer")
     parser.add_argument("--epochs-only", action="store_true", help="used by the measurement of two processes")
     parser.add_argument("--waits-only", action="store_true", help="used by the tests")
     options = parser.parse_args()
@@ -96,6 +98,8 @@ def main() -> None:
     attention = [sys.executable, "-m", "tests.benchmarks.disentangled_attention", "--precision", "bf16"]
     peak = ["--peak-tflops", str(options.peak_tflops)] if options.peak_tflops else []
     subprocess.run([*attention, *peak], check=True)
+    epoch_speed = [sys.executable, "-m", "tests.benchmarks.epoch_speed", "--encoder", options.encoder]
+    subprocess.run([*epoch_speed, "--manifest", str(options.manifest)], check=True)
 
 
 if __name__ == "__main__":
