@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rainbow_ray.distributed.ray_cluster import owns_cluster
 from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.utils.errors import TrainingError, first_line
+from rainbow_ray.utils.streams import print_note
 
 PROBE_GPUS = 0.01  # of a GPU, for the task that checks it
 PROBE_SECONDS = 60.0  # for which it may wait: on a cluster whose GPUs are all in use, workers find out themselves
@@ -65,43 +66,49 @@ def check_gpus(resources: RayResources, device: str) -> None:
         TrainingError: PyTorch cannot use the GPUs of some nodes, all of which are named; or Ray has found none, while
             this machine has one.
     """
-    if resources.gpus == 0 and device in ("auto", "cuda") and owns_cluster() and has_nvidia_device():
+    if device not in ("auto", "cuda"):
+        return
+    if resources.gpus == 0 and owns_cluster() and has_nvidia_device():
         raise TrainingError(
             "this machine has an NVIDIA GPU, but Ray finds none: `nvidia-smi` must list it (the driver may be missing"
             f" in this container); {ADVICE}"
         )
-    if not resources.uses_gpu(device):
+    if resources.gpus == 0 and not owns_cluster():
+        for address in _ask_nodes(has_device_file):
+            print_note(f"{address} has an NVIDIA GPU that its Ray does not offer: the CPU computes")
+    if resources.gpus == 0:
         return
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0)]
-    # The process ends after its task: it would keep memory of the GPU.
-    probe = ray.remote(num_cpus=0, num_gpus=PROBE_GPUS, max_calls=1)(why_gpu_is_unusable)
-    address_of = {
-        probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote():
-        node["NodeManagerAddress"] for node in nodes
-    }  # fmt: skip
-    finished, unfinished = ray.wait(list(address_of), num_returns=len(address_of), timeout=PROBE_SECONDS)
-    for task in unfinished:
-        ray.cancel(task)
-    reasons = {address_of[task]: _reason_of(task) for task in finished}
-    problems = [
-        f"the GPU of {address} cannot be used: {reason}" for address, reason in reasons.items() if reason is not None
-    ]
-    if problems:
+    reasons = _ask_nodes(why_gpu_is_unusable, gpus=PROBE_GPUS)
+    if reasons:
+        problems = [f"the GPU of {address} cannot be used: {reason}" for address, reason in reasons.items()]
         raise TrainingError("\n".join([*problems, ADVICE]))
 
 
-def _reason_of(task: Any) -> str | None:
-    """Return the result of a finished probe, or that it failed, as a driver may crash the process that uses it."""
-    import ray
+def _ask_nodes(function: Callable[[], Any], gpus: float = 0.0) -> dict[str, Any]:
+    """Call a function on each node, or on those with GPUs; return what it returned by address, where that is true.
 
-    try:
-        reason: str | None = ray.get(task)
-    except ray.exceptions.RayError as error:
-        return f"the process that tried it failed ({first_line(error)})"
-    return reason
+    A call that fails counts as a result: a broken driver may crash the process that uses it.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # The process ends after its call: it would keep memory of the GPU.
+    task = ray.remote(num_cpus=0, num_gpus=gpus, max_calls=1)(function)
+    address_of = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote():
+        node["NodeManagerAddress"] for node in ray.nodes()
+        if node["Alive"] and (not gpus or node["Resources"].get("GPU", 0))
+    }  # fmt: skip
+    finished, unfinished = ray.wait(list(address_of), num_returns=len(address_of), timeout=PROBE_SECONDS)
+    for reference in unfinished:
+        ray.cancel(reference)
+    answers: dict[str, Any] = {}
+    for reference in finished:
+        try:
+            answers[address_of[reference]] = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            answers[address_of[reference]] = f"the process that tried it failed ({first_line(error)})"
+    return {address: answer for address, answer in answers.items() if answer}
 
 
 def why_gpu_is_unusable() -> str | None:
@@ -148,7 +155,18 @@ def has_nvidia_device(devices: Path = Path("/dev")) -> bool:
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in HIDES_GPUS:
         return False
-    # a batch system may list a GPU that it does not permit this job to use
+    return has_device_file(devices)
+
+
+def has_device_file(devices: Path = Path("/dev")) -> bool:
+    """Return whether this process may open an NVIDIA GPU.
+
+    Args:
+        devices: Folder of the device files.
+
+    Returns:
+        False also where a batch system does not permit this job to use a GPU of its machine.
+    """
     return any(os.access(path, os.R_OK | os.W_OK) for path in devices.glob("nvidia[0-9]*"))
 
 

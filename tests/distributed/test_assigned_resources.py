@@ -18,12 +18,14 @@ import torch
 from rainbow_ray.distributed import assigned_resources
 from rainbow_ray.distributed.assigned_resources import (
     MEMORY_OF_ACTORS,
+    check_gpus,
     check_own_gpu,
     has_nvidia_device,
     supports_capability,
     use_assigned_resources,
     why_gpu_is_unusable,
 )
+from rainbow_ray.distributed.resources import RayResources
 from rainbow_ray.utils.errors import TrainingError
 
 SCRIPT = """
@@ -182,3 +184,25 @@ def test_commands_without_ray_refuse_such_a_gpu_too(monkeypatch, device, is_refu
     monkeypatch.setattr(assigned_resources, "has_nvidia_device", lambda: True)
     with pytest.raises(TrainingError, match="has an NVIDIA GPU, but torch") if is_refused else nullcontext():
         check_own_gpu(device)
+
+
+def test_nodes_whose_gpu_ray_does_not_offer_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(assigned_resources, "owns_cluster", lambda: False)
+    monkeypatch.setattr(assigned_resources, "_ask_nodes", lambda *_: {"10.0.0.7": True})
+    check_gpus(RayResources(2, 0, None), "auto")
+    assert "10.0.0.7 has an NVIDIA GPU that its Ray does not offer" in capsys.readouterr().err
+    check_gpus(RayResources(2, 0, None), "cpu")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_calls_on_nodes_report_what_they_return_and_that_they_failed(ray_session):
+    def crash() -> None:
+        os._exit(1)
+
+    (answer,) = assigned_resources._ask_nodes(lambda: "no driver").values()
+    assert answer == "no driver"
+    assert assigned_resources._ask_nodes(lambda: None) == {}
+    assert assigned_resources._ask_nodes(lambda: "no driver", gpus=0.01) == {}
+    (failed,) = assigned_resources._ask_nodes(crash).values()
+    assert failed.startswith("the process that tried it failed")
