@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GROWTH = 1.25  # of a limit, after steps that fit into memory
-FIRST_PATIENCE = 64  # steps before a limit grows; twice as many after each failure
+FIRST_PATIENCE = 64  # steps that must fit before a limit grows; twice as many after each further failure
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class AdaptiveLimits:
     def __init__(self, initial: MicroBatchLimits, *, by_tokens: bool) -> None:
         self.current = self._initial = initial
         self._by_tokens = by_tokens
-        self._patience, self._n_successes = FIRST_PATIENCE, 0
+        self._n_failures = self._n_successes = 0
 
     def shrink(self, n_examples: int, n_tokens: int) -> None:
         """Halve the limits after a micro-batch that exceeded the memory.
@@ -53,7 +53,7 @@ class AdaptiveLimits:
             halved_tokens = max(1, current.tokens // 2) if current.tokens else None
             shrunk = MicroBatchLimits(min(current.examples, max(1, n_examples // 2)), halved_tokens)
         if shrunk != current:
-            self._patience *= 2
+            self._n_failures += 1
         self.current, self._n_successes = shrunk, 0
 
     def record_success(self, largest_tokens: int) -> None:
@@ -66,7 +66,7 @@ class AdaptiveLimits:
         if self.current == self._initial:
             return
         self._n_successes += 1
-        if self._n_successes < self._patience // 2:
+        if self._n_successes < FIRST_PATIENCE * 2 ** max(0, self._n_failures - 1):
             return
         self._n_successes = 0
         initial, current = self._initial, self.current

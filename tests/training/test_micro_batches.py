@@ -45,3 +45,12 @@ def test_limits_never_exceed_the_initial_ones():
     limits.shrink(3, 90)
     succeed(limits, 100 * FIRST_PATIENCE)
     assert limits.current == MicroBatchLimits(3, 100)
+
+
+def test_limits_that_were_resumed_wait_as_after_a_first_failure():
+    limits = AdaptiveLimits(MicroBatchLimits(32, None), by_tokens=True)
+    limits.current = MicroBatchLimits(32, 1000)
+    succeed(limits, FIRST_PATIENCE - 1)
+    assert limits.current.tokens == 1000
+    succeed(limits, 1)
+    assert limits.current.tokens == 1250

@@ -164,7 +164,7 @@ def distance_rows(length: int, span: int, n_buckets: int, max_distance: int, dev
         distances = make_log_bucket_position(distances, n_buckets, max_distance).long()
     rows = (distances + span).clamp(0, 2 * span - 1)
     first, last = int(rows[-1]), int(rows[0])
-    has_own_rows = last - first + 1 == len(rows)
+    has_own_rows = torch.equal(rows, torch.arange(last, first - 1, -1))
     with torch.inference_mode(False):  # the result is kept, and training cannot use tensors of inference mode
         return DistanceRows(first, last, None if has_own_rows else (rows - first).to(device, copy=True))
 

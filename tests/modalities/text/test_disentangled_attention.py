@@ -60,7 +60,8 @@ def outputs_and_gradients(model: nn.Module, ids: torch.Tensor, mask: torch.Tenso
     [
         (1, {}), (2, {}), (31, {}), (BLOCK_LENGTHS["cpu"], {}), (BLOCK_LENGTHS["cpu"] + 1, {}), (150, {}), (300, {}),
         (300, {"position_buckets": 16}), (130, {"position_buckets": -1}), (80, {"share_att_key": False}),
-        (80, {"position_buckets": -1, "max_relative_positions": 20}), (50, {"conv_kernel_size": 3, "conv_act": "gelu"}),
+        (80, {"position_buckets": -1, "max_relative_positions": 20}),
+        (60, {"position_buckets": 40, "max_relative_positions": 30}), (50, {"conv_kernel_size": 3, "conv_act": "gelu"}),
     ],
 )  # fmt: skip
 def test_outputs_and_gradients_are_those_of_transformers(length, settings):
