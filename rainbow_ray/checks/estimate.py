@@ -11,11 +11,10 @@ import torch
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES
 from rainbow_ray.checks.environment import check_disk
-from rainbow_ray.checks.model import MAX_EXAMPLES as MAX_EXAMPLES_TRIED
 from rainbow_ray.checks.model import ModelProfile, check_model
 from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.batching import TrainingSchedule, make_training_schedule
+from rainbow_ray.data.batching import TrainingSchedule
 from rainbow_ray.distributed.resources import parse_workers
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
@@ -25,7 +24,7 @@ from rainbow_ray.training.schedule import (
     head_step_seconds,
     schedule_of_fit,
 )
-from rainbow_ray.training.train_step import max_micro_batch
+from rainbow_ray.training.train_step import initial_limits
 from rainbow_ray.tuning.trial_cost import BACKWARD_COST, SOLUTION_SECONDS, CostModel, CostRates
 from rainbow_ray.utils.number_format import format_duration
 
@@ -52,11 +51,11 @@ def check_memory(plan: RunPlan, data: PreparedData, profile: ModelProfile) -> Ch
     """
     device = profile.components.execution.device
     free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    config = plan.config.training
     max_length = int(data.source.lengths.max())
-    batch_size = max_micro_batch(profile.components)
-    if config.batch_tokens:
-        batch_size = max(1, min(len(data.source), config.batch_tokens // max_length))
+    limits = initial_limits(profile.components)
+    batch_size = limits.examples
+    if limits.tokens is not None:
+        batch_size = max(1, min(len(data.source), limits.tokens // max_length))
     needed = profile.fixed_bytes + batch_size * profile.example_bytes
     n_fitting = int((USABLE_MEMORY * free_bytes - profile.fixed_bytes) // profile.example_bytes)
     unit = "song" if plan.segments is None else "segment"
@@ -124,7 +123,8 @@ def _fit_seconds(profile: ModelProfile, task: Task, schedule: TrainingSchedule, 
     if profile.components.model.has_frozen_features:
         return (n_train + n_val) * profile.encode_seconds + _head_seconds(task, schedule)
     scoring = (schedule.epochs * n_val + n_train) * profile.encode_seconds
-    return schedule.total_steps * profile.step_seconds + scoring
+    step_seconds = profile.step_seconds * min(schedule.global_batch_size, n_train) / profile.step_examples
+    return schedule.total_steps * step_seconds + scoring
 
 
 def _head_seconds(task: Task, schedule: TrainingSchedule) -> float:
@@ -199,9 +199,11 @@ def _cost_rates(plan: RunPlan, data: PreparedData, profile: ModelProfile) -> Cos
     step_seconds = head_step_seconds(data.task)
     if not model.has_frozen_features:
         n_train = len(data.split.train_val_indices(0)[0])
-        size = min(make_training_schedule(plan.config.training, n_train).global_batch_size, MAX_EXAMPLES_TRIED)
+        schedule = schedule_of_fit(plan.config, data.source, data.task, plan.input_spec, n_train)
+        size = min(schedule.global_batch_size, n_train)
         passes = size * (n_frozen + BACKWARD_COST * (n_read - n_frozen))
-        step_seconds = max(step_seconds, profile.step_seconds - passes * layer_seconds)
+        measured = profile.step_seconds * size / profile.step_examples
+        step_seconds = max(step_seconds, measured - passes * layer_seconds)
     return CostRates(layer_seconds, step_seconds, *totals)
 
 

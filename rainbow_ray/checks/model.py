@@ -10,7 +10,7 @@ import torch
 
 from rainbow_ray.checks.media import window_names
 from rainbow_ray.checks.result import CheckResult
-from rainbow_ray.data.batching import make_training_schedule, scoring_batches
+from rainbow_ray.data.batching import scoring_batches
 from rainbow_ray.data.dataset import ExampleView
 from rainbow_ray.model.device import ExecutionContext, pick_device
 from rainbow_ray.model.training_precision import pick_training_precision
@@ -19,6 +19,7 @@ from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.components import FitComponents, build_components
 from rainbow_ray.training.evaluator import forward_loss
+from rainbow_ray.training.schedule import schedule_of_fit
 from rainbow_ray.training.train_step import TrainStep
 
 N_REPEATS = 3  # of each timing, of which the median counts
@@ -38,6 +39,7 @@ class ModelProfile:
         fixed_bytes: Weights, gradients and optimizer state.
         example_bytes: Activations per example of a batch of the longest texts.
         step_seconds: Time of a training step.
+        step_examples: Number of examples of that step.
         encode_seconds: Time of one example's forward pass without gradients.
         checkpoint_bytes: Size of a checkpoint.
     """
@@ -46,6 +48,7 @@ class ModelProfile:
     fixed_bytes: int
     example_bytes: float
     step_seconds: float
+    step_examples: int
     encode_seconds: float
     checkpoint_bytes: int
 
@@ -74,20 +77,21 @@ def check_model(plan: RunPlan, data: PreparedData) -> tuple[list[CheckResult], M
     counts = f"{n_all:.1f} million parameters, {n_trained:.3g} million of them trained"
     stepper = TrainStep(components, warmup_steps=0, steps=10)
     example_bytes = _example_bytes(components, longest)
-    batch_size = make_training_schedule(plan.config.training, len(train)).global_batch_size
-    step_seconds, encode_seconds = _time_steps(components, stepper, sample, min(batch_size, len(sample)))
+    schedule = schedule_of_fit(plan.config, data.source, data.task, plan.input_spec, len(train))
+    step_examples = min(schedule.global_batch_size, len(sample))
+    step_seconds, encode_seconds = _time_steps(components, stepper, sample, step_examples)
     weight_bytes = sum(p.numel() * p.element_size() for p in parameters)
     # A gradient and the two moments of AdamW for each trained weight.
     state_bytes = 3 * sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
     unit = "songs" if plan.segments is None else "segments"
     precision = components.execution.precision.name
-    step = f"forward and backward pass of {batch_size} {unit} take {step_seconds:.2f} s in {precision}"
+    step = f"forward and backward pass of {step_examples} {unit} take {step_seconds:.2f} s in {precision}"
     results = [
         CheckResult("ok", "encoder", f"{plan.input_spec.description} loads in {load_seconds:.1f} s; {counts}"),
         CheckResult("ok", "one step", step),
     ]
     profile = ModelProfile(
-        components, weight_bytes + state_bytes, max(example_bytes, 1.0), step_seconds, encode_seconds,
+        components, weight_bytes + state_bytes, max(example_bytes, 1.0), step_seconds, step_examples, encode_seconds,
         state_bytes + CHECKPOINT_OVERHEAD_BYTES,
     )  # fmt: skip
     return results, profile

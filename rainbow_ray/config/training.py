@@ -74,7 +74,15 @@ class TrainingConfig(Section):
     )
     batch_size: PositiveInt = Field(32, description="number of examples per micro-batch")
     batch_tokens: PositiveInt | None = Field(
-        None, description="number of padded tokens per micro-batch, in place of batch_size; null: use batch_size"
+        None,
+        description="number of padded tokens per micro-batch, in place of batch_size; null: batch_size, and on a"
+        " GPU 16,384 tokens where texts are read alone and neither batch_size nor step_tokens is set",
+    )
+    step_tokens: NonNegativeInt | None = Field(
+        None,
+        description="texts with trained encoder layers: number of tokens up to which optimizer steps grow, by doubling"
+        " batches, as long as 2,000 steps are left; learning rates grow with the square root; 0: off; null: 32,768,"
+        " or 0 where batch_size is set",
     )
     gradient_accumulation_steps: PositiveInt = Field(1, description="number of micro-batches per optimizer step")
     learning_rate: Positive = Field(2e-5, description="learning rate of the highest trained layer of the encoder")
@@ -153,6 +161,11 @@ class TrainingConfig(Section):
         "auto",
         description="auto: bf16 where the device supports it natively, otherwise fp16 on a GPU; on a CPU, bf16 also"
         " where layers of an encoder are trained and a short measurement shows that it is faster; otherwise off",
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="compile the trained layers of the text encoder with torch.compile; auto: on a GPU, in fits with"
+        " more than 10 minutes left after 40 steps",
     )
     save_every_n_epochs: PositiveInt | None = Field(
         None, description="number of epochs between checkpoints; null: see checkpoint_seconds"

@@ -159,6 +159,7 @@ STEP_KEYS = section_keys(  # that only training in steps reads
     "min_steps",
     "batch_size",
     "batch_tokens",
+    "step_tokens",
     "gradient_accumulation_steps",
     "learning_rate",
     "head_learning_rate",
@@ -168,6 +169,7 @@ STEP_KEYS = section_keys(  # that only training in steps reads
     "warmup_ratio",
     "schedule",
     "max_grad_norm",
+    "compile",
     "save_every_n_epochs",
     "checkpoint_seconds",
 )

@@ -321,6 +321,9 @@ def _config_differences(run_dir: RunDir, config: Config) -> list[str]:
     if config.reproducibility.deterministic == "auto" and saved.reproducibility.deterministic is True:
         # the default of earlier versions, which was the same on CPUs
         saved = saved.with_values({"reproducibility.deterministic": "auto"})
+    if config.training.step_tokens == 0 and saved.training.step_tokens is None:
+        # earlier versions, which had no such key, did not set it where the batch size was set
+        saved = saved.with_values({"training.step_tokens": 0})
     return _compare(saved.model_dump(exclude=HASH_EXCLUDED), config.model_dump(exclude=HASH_EXCLUDED))
 
 

@@ -19,7 +19,7 @@ from rainbow_ray.config.schema import Config
 from rainbow_ray.data.dataset import InMemoryDataset
 from rainbow_ray.runs.run_dir import SPACE, RunDir, read_config
 from rainbow_ray.setup import prepare
-from rainbow_ray.setup.plan import RunPlan, make_plan
+from rainbow_ray.setup.plan import BATCH_SIZE, RunPlan, keep_batch_size, make_plan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.setup.segment_table import SONG_TARGET
 from rainbow_ray.setup.validate import check_values
@@ -85,6 +85,8 @@ def plan_sweep(resolved: Resolved) -> SweepPlan:
         space = load_space(tuning.space, resolved.config.phase, _default_space(plan))
         if plan is not None:
             parameters = explore(space, plan.config, functools.partial(check_values, task=plan.task), seed)
+            if BATCH_SIZE in {*parameters.distributions, *parameters.constants}:
+                plan = dataclasses.replace(plan, config=keep_batch_size(plan.config))
             warnings += [*parameters.notes, *find_conflicting_settings(space, plan.config, seed)]
     except InputError as error:
         problems += error.problems

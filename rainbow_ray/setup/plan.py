@@ -36,6 +36,7 @@ from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.paths import resolve_path
 
 STEM_EPOCHS = 6  # default for stems, because each epoch reads a song once per stem
+BATCH_SIZE = "training.batch_size"
 
 T = TypeVar("T")
 
@@ -250,6 +251,18 @@ def target_of_task(phase: int, task: Task) -> str:
     return next(targets, get_phase(phase).target)
 
 
+def keep_batch_size(config: Config) -> Config:
+    """Return a config in which steps do not grow beyond a batch size that the user set.
+
+    Args:
+        config: The config.
+
+    Returns:
+        The config with `training.step_tokens`; a value that is set there stays.
+    """
+    return config if config.training.step_tokens is not None else config.with_values({"training.step_tokens": 0})
+
+
 def _build_plan(config: Config, source: Source, opened: OpenedInputs, resolved: Resolved) -> RunPlan:
     phase, task, columns = get_phase(config.phase), source.task, opened.columns
     warnings = [*resolved.notes, *opened.warnings]
@@ -266,6 +279,8 @@ def _build_plan(config: Config, source: Source, opened: OpenedInputs, resolved: 
     unit = phase.example_level if source.segments is not None else config.data.example_level or default_level
     if unit == "stem" and "training.epochs" not in resolved.user_keys:
         config = config.with_values({"training.epochs": min(config.training.epochs, STEM_EPOCHS)})
+    if BATCH_SIZE in resolved.user_keys:
+        config = keep_batch_size(config)
     return RunPlan(
         config=config,
         task=task,

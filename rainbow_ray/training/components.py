@@ -46,6 +46,12 @@ class FitComponents:
         return self.features.model
 
     @property
+    def trains_text(self) -> bool:
+        """Whether a layer of the text encoder is trained."""
+        text = self.model.text
+        return text is not None and any(parameter.requires_grad for parameter in text.parameters())
+
+    @property
     def execution(self) -> ExecutionContext:
         """Device, precision and process group."""
         return self.features.execution

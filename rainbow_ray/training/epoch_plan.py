@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.data.batching import plan_batches, plan_sequences, shard_indices, shard_sequences
+from rainbow_ray.data.batching import TrainingSchedule, plan_batches, plan_sequences, shard_indices, shard_sequences
 from rainbow_ray.data.dataset import BatchIndices, Dataset
 from rainbow_ray.data.sampling import resample_indices
 from rainbow_ray.distributed.process_group import ProcessGroup
@@ -43,25 +43,28 @@ class EpochPlanner:
         seed, sampling = self.config.reproducibility.seed, self.config.training.sampling
         return np.asarray(self.train_indices[resample_indices(strata, sampling, seed=seed, epoch=epoch)])
 
-    def steps(self, epoch: int, *, global_batch_size: int, n_steps: int, random_access: bool) -> list[BatchIndices]:
+    def steps(
+        self, epoch: int, schedule: TrainingSchedule, *, random_access: bool, by_length: bool
+    ) -> list[BatchIndices]:
         """Return the steps of an epoch.
 
         Args:
             epoch: Number of the epoch, from 0.
-            global_batch_size: Number of examples per step over all workers.
-            n_steps: Number of steps where segments are read in sequences.
+            schedule: Number of examples per step over all workers, and of steps where segments are read in sequences.
             random_access: Whether examples can be read in any order at no cost.
+            by_length: Whether padding takes time, so that steps hold texts of similar length.
 
         Returns:
             The examples of each step over all workers.
         """
         seed, sample = self.config.reproducibility.seed, self.sample(epoch)
         if self.dataset.sequence_index is not None:
-            return plan_sequences(self._sequences(epoch), n_steps, seed=seed, epoch=epoch)
+            return plan_sequences(self._sequences(epoch), schedule.steps_per_epoch, seed=seed, epoch=epoch)
         blocks = [sample] if random_access else self.dataset.shuffle_blocks(sample, seed=seed, epoch=epoch)
         planned = plan_batches(
-            self.dataset.lengths, batch_size=global_batch_size, seed=seed, epoch=epoch, blocks=blocks
-        )
+            self.dataset.lengths, batch_size=schedule.global_batch_size, seed=seed, epoch=epoch, blocks=blocks,
+            strata=self._strata() if by_length else None,
+        )  # fmt: skip
         return [BatchIndices(step) for step in planned]
 
     def shard(self, step: BatchIndices, process_group: ProcessGroup) -> BatchIndices:
@@ -78,6 +81,12 @@ class EpochPlanner:
         if step.sequence_ids is None:
             return BatchIndices(shard_indices(step.indices, self.dataset.lengths, rank, size))
         return step if size == 1 else shard_sequences(step.sequences, rank, size)
+
+    def _strata(self) -> np.ndarray:
+        """Return the stratum of each training example, int64 `(examples,)`; 0 for other examples."""
+        strata = np.zeros(len(self.dataset), dtype=np.int64)
+        strata[self.train_indices] = self.task.strata(self.dataset.targets[self.train_indices])
+        return strata
 
     def _sequences(self, epoch: int) -> list[np.ndarray]:
         """Songs, or windows of long songs, that have at least one label; windows move from epoch to epoch."""

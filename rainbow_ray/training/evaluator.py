@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 
 import numpy as np
@@ -107,6 +108,20 @@ class Evaluator:
             raise TrainingError(f"scores of the songs {songs} are not finite: {divergence_advice(self.config)}")
         total_weight = float(dataset.weights[indices].sum(dtype=np.float64))
         return scores, (total_loss / total_weight if total_weight else None)
+
+    def score_subsets(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the scores with each proper subset of the modalities.
+
+        Args:
+            indices: Examples to score, `(n,)`.
+
+        Returns:
+            Scores by the names of the modalities, joined by "+"; empty where nothing is to be scored.
+        """
+        names = self.features.model.modalities
+        sizes = range(1, len(names)) if len(indices) else ()
+        subsets = [subset for size in sizes for subset in itertools.combinations(names, size)]
+        return {"+".join(subset): self.score_modalities(indices, subset) for subset in subsets}
 
     def score_modalities(self, indices: np.ndarray, modalities: Collection[str]) -> np.ndarray:
         """Return the scores of examples as if they had no other modalities.

@@ -21,7 +21,9 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_
 MIN_DECAYED_DIMENSIONS = 2  # biases and norms, which have fewer dimensions, are not decayed
 
 
-def make_optimizer(model: RainbowModel, config: Config, device: torch.device) -> torch.optim.AdamW:
+def make_optimizer(
+    model: RainbowModel, config: Config, device: torch.device, *, rate_factor: float = 1.0
+) -> torch.optim.AdamW:
     """Return the optimizer of a model.
 
     Pretrained layers learn at `training.learning_rate`, which decays by `training.layer_decay` with each layer below
@@ -32,6 +34,7 @@ def make_optimizer(model: RainbowModel, config: Config, device: torch.device) ->
         model: The model, whose frozen parameters are left out.
         config: Sections `training` and `model`.
         device: Device of the model.
+        rate_factor: Factor of all learning rates.
 
     Returns:
         AdamW with one parameter group per learning rate and weight decay.
@@ -68,7 +71,10 @@ def make_optimizer(model: RainbowModel, config: Config, device: torch.device) ->
     if not groups:
         raise InputError("nothing is left to train: every part of the model is frozen")
     return torch.optim.AdamW(
-        [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()],
+        [
+            {"params": params, "lr": rate * rate_factor, "weight_decay": decay}
+            for (rate, decay), params in groups.items()
+        ],
         fused=device.type in ("cuda", "cpu", "mps"),
     )
 

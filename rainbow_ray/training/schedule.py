@@ -114,4 +114,7 @@ def schedule_of_fit(
     """
     if is_solved_run(config, dataset, task, input_spec, n_examples):
         return TrainingSchedule(1, n_train, 1, is_solved=True)
-    return make_training_schedule(config.training, n_train, n_songs)
+    reads_only_text = bool(input_spec.text) and not input_spec.media
+    can_grow = reads_only_text and not task.is_sequence_task and not trains_no_encoder(config)
+    mean_tokens = float(dataset.lengths.mean()) if can_grow and len(dataset) else None
+    return make_training_schedule(config.training, n_train, n_songs, mean_tokens=mean_tokens)

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from rainbow_ray.data.batching import MIN_BATCH_TOKENS, divide_batch, divide_sequences
+from rainbow_ray.data.batching import FEWEST_PASSES, PASS_OVERHEAD_TOKENS, divide_batch, divide_sequences
 from rainbow_ray.data.dataset import ExampleView
 from rainbow_ray.modalities.spec import TEXT_ONLY
 from rainbow_ray.model.device import OUT_OF_MEMORY_ADVICE, is_out_of_memory
 from rainbow_ray.training.components import FitComponents
 from rainbow_ray.training.evaluator import divergence_advice, forward_loss
+from rainbow_ray.training.layer_compiler import LayerCompiler
 from rainbow_ray.training.micro_batches import AdaptiveLimits, MicroBatchLimits
 from rainbow_ray.training.optimizer import make_optimizer, make_schedule
 from rainbow_ray.training.prepared_batch import PreparedBatch
@@ -57,8 +58,11 @@ class StepResult:
     wants_checkpoint: bool
 
 
-def max_micro_batch(components: FitComponents) -> int:
-    """Return the largest number of examples of a micro-batch.
+GPU_BATCH_TOKENS = 16_384  # padded tokens of a micro-batch of texts, which a GPU computes as fast as larger ones
+
+
+def initial_limits(components: FitComponents) -> MicroBatchLimits:
+    """Return the largest size of a micro-batch, as long as memory suffices.
 
     Half of the steps of whole sequences have more than `batch_size` examples. Where no layer of an encoder keeps
     activations, they are not divided for that.
@@ -67,10 +71,21 @@ def max_micro_batch(components: FitComponents) -> int:
         components: Model, task and config of the fit.
 
     Returns:
-        `training.batch_size`, and twice as many for sequences whose features are constant.
+        `training.batch_tokens`; or, for texts on a GPU where no size is set, `GPU_BATCH_TOKENS`; otherwise
+        `training.batch_size` examples, and twice as many for sequences whose features are constant.
     """
-    is_light = components.task.is_sequence_task and components.model.has_frozen_features
-    return components.config.training.batch_size * (2 if is_light else 1)
+    config, is_sequence_task = components.config.training, components.task.is_sequence_task
+    is_gpu, chooses_size = components.execution.device.type == "cuda", config.step_tokens is None
+    if config.batch_tokens is not None:
+        return MicroBatchLimits(sys.maxsize, config.batch_tokens)
+    if is_gpu and chooses_size and _reads_songs_of_text(components):
+        return MicroBatchLimits(sys.maxsize, GPU_BATCH_TOKENS)
+    is_light = is_sequence_task and components.model.has_frozen_features
+    return MicroBatchLimits(config.batch_size * (2 if is_light else 1), None)
+
+
+def _reads_songs_of_text(components: FitComponents) -> bool:
+    return components.model.modalities == TEXT_ONLY and not components.task.is_sequence_task
 
 
 class TrainStep:
@@ -80,6 +95,7 @@ class TrainStep:
         components: Model, features and config of the fit.
         warmup_steps: Steps in which the learning rate rises.
         steps: Number of steps in all.
+        rate_factor: Factor of all learning rates.
 
     Attributes:
         optimizer: AdamW.
@@ -87,29 +103,25 @@ class TrainStep:
         scaler: Loss scaler; disabled unless the precision is fp16.
         limits: Size limits of micro-batches.
         norms: Gradient norm of each component of a fused model in the last step, before clipping.
+        compiler: Compiles the layers of the text encoder.
         skipped_steps: Steps without an update, because gradients overflowed (fp16 only).
         notes: Messages to the user.
     """
 
-    def __init__(self, components: FitComponents, *, warmup_steps: int, steps: int) -> None:
+    def __init__(self, components: FitComponents, *, warmup_steps: int, steps: int, rate_factor: float = 1.0) -> None:
         self.components, self.config = components, components.config.training
         self.device = components.execution.device
         self.process_group = components.execution.process_group
-        self.optimizer = make_optimizer(components.model, components.config, self.device)
+        self.optimizer = make_optimizer(components.model, components.config, self.device, rate_factor=rate_factor)
         self.schedule = make_schedule(self.optimizer, components.config, warmup_steps, steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=components.execution.precision.scaled)
-        # A budget of tokens is in place of a number of examples.
-        max_examples = sys.maxsize if self.config.batch_tokens else max_micro_batch(components)
-        reads_texts_alone = components.model.modalities == TEXT_ONLY and not components.task.is_sequence_task
-        self.limits = AdaptiveLimits(
-            MicroBatchLimits(max_examples, self.config.batch_tokens), by_tokens=reads_texts_alone
-        )
+        limits = initial_limits(components)
+        self.limits = AdaptiveLimits(limits, by_tokens=_reads_songs_of_text(components))
         # Padding costs little where the text encoder only looks up its hidden states, or computes no gradient.
-        text = components.model.text
-        trains_text = text is not None and any(parameter.requires_grad for parameter in text.parameters())
-        self._min_tokens = MIN_BATCH_TOKENS[self.device.type] if trains_text else sys.maxsize
+        self._overhead_tokens = PASS_OVERHEAD_TOKENS[self.device.type] if components.trains_text else FEWEST_PASSES
         longest = int(components.features.dataset.lengths.max(initial=1))
-        self._max_tokens = min(max_examples, len(components.features.dataset)) * longest
+        self._max_tokens = min(limits.examples, len(components.features.dataset)) * longest
+        self.compiler = LayerCompiler(components, steps)
         self.norms: dict[str, torch.Tensor] = {}
         self.skipped_steps = 0
         self.notes: list[str] = []
@@ -146,6 +158,7 @@ class TrainStep:
         Raises:
             TrainingError: The loss is not finite, or one example alone does not fit into memory.
         """
+        self.compiler.before_step(number)
         limits = self.limits.current
         step = view if isinstance(view, PreparedStep) else PreparedStep(view, limits, list(self.micro_batches(view)))
         # Limits may have changed since, when the step before this one did not fit into memory.
@@ -183,12 +196,13 @@ class TrainStep:
             n_steps: Number of steps of the fit.
 
         Returns:
-            `notes`, and one on skipped steps.
+            `notes`, those on compilation, and one on skipped steps.
         """
+        notes = [*self.notes, *self.compiler.notes]
         if not self.skipped_steps:
-            return self.notes
+            return notes
         skipped = f"training.mixed_precision: {self.skipped_steps} of {n_steps} steps changed nothing"
-        return [*self.notes, f"{skipped}, because gradients overflowed in fp16; the loss scale was halved each time"]
+        return [*notes, f"{skipped}, because gradients overflowed in fp16; the loss scale was halved each time"]
 
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint.
@@ -240,7 +254,7 @@ class TrainStep:
             return
         divided = divide_batch(
             np.arange(len(view)), lengths, max_examples=max_examples, max_tokens=max_tokens,
-            min_tokens=self._min_tokens,
+            overhead_tokens=self._overhead_tokens,
         )  # fmt: skip
         yield from (view.take(rows) for rows in divided)
 

@@ -6,7 +6,6 @@ workers of a `ProcessGroup` share one fit.
 
 from __future__ import annotations
 
-import itertools
 import time
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from rainbow_ray.config.schema import Config
+from rainbow_ray.data.batching import learning_rate_factor, requested_step_size
 from rainbow_ray.data.dataset import BatchIndices, ExampleView, count_songs, mean_score_per_song
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.model.device import (
@@ -122,7 +122,10 @@ class Trainer:
         self.model.set_classifier(self.task.initial_bias(song_targets))
         self._frozen_hash = self.features.frozen_hash()
         self.warmup_steps = round(config.training.warmup_ratio * self.schedule.total_steps)
-        self.stepper = TrainStep(components, warmup_steps=self.warmup_steps, steps=self.schedule.total_steps)
+        self.stepper = TrainStep(
+            components, warmup_steps=self.warmup_steps, steps=self.schedule.total_steps,
+            rate_factor=learning_rate_factor(config.training, self.schedule.global_batch_size),
+        )  # fmt: skip
         if process_group.rank:
             torch.manual_seed(seed + process_group.rank)  # each worker draws its own dropout masks
         self.notes = [
@@ -250,9 +253,7 @@ class Trainer:
         # examples of a streaming dataset are not read once more for the record
         train_scores, _ = self.evaluator.score(self.data.train if self.dataset.in_memory else self.data.train[:0])
         val_scores, _ = self.evaluator.score(val)
-        subset_scores = {
-            "+".join(names): self.evaluator.score_modalities(val, names) for names in self._modality_subsets()
-        }
+        subset_scores = self.evaluator.score_subsets(val)
         attention = self.evaluator.attention(val)
         self.state.seconds["eval"] += time.perf_counter() - start
         if self.process_group.is_main:
@@ -305,18 +306,10 @@ class Trainer:
             return data.train, np.array([], dtype=np.int64)
         return split_for_early_stopping(self.config, data.dataset, data.task, data.train, data.split_by)
 
-    def _modality_subsets(self) -> list[tuple[str, ...]]:
-        """Every proper subset of the modalities; none where nothing is scored."""
-        names = self.data.input_spec.modalities
-        if len(self.data.val) == 0:
-            return []
-        return [subset for size in range(1, len(names)) for subset in itertools.combinations(names, size)]
-
     def _plan_steps(self, epoch: int) -> list[BatchIndices]:
-        return self.planner.steps(
-            epoch, global_batch_size=self.schedule.global_batch_size, n_steps=self.schedule.steps_per_epoch,
-            random_access=self.dataset.in_memory or self.features.features is not None,
-        )  # fmt: skip
+        random_access = self.dataset.in_memory or self.features.features is not None
+        by_length = self.components.trains_text
+        return self.planner.steps(epoch, self.schedule, random_access=random_access, by_length=by_length)
 
     def _train_on(self, step: BatchIndices, batches: Iterator[ExampleView | PreparedStep]) -> StepResult:
         """Read this worker's part of a step, train on it, and count it."""
@@ -350,6 +343,7 @@ class Trainer:
             checkpoint = {
                 "model": self.model.trained_state(),
                 "base": self._frozen_hash,
+                "step_size": self.schedule.global_batch_size,
                 "stepper": self.stepper.state(),
                 "rng": rng,
                 "progress": vars(state),
@@ -364,6 +358,10 @@ class Trainer:
         """Return why a readable checkpoint cannot be continued from; empty if it can."""
         if checkpoint["base"] != self._frozen_hash:
             return "it belongs to another encoder"
+        size = self.schedule.global_batch_size
+        saved_size = checkpoint.get("step_size", min(size, requested_step_size(self.config.training)))
+        if saved_size != size:
+            return f"its steps have {saved_size} examples, not {size}"
         if (checkpoint["progress"].get("penalty") is not None) != self.is_solved:
             return "its classifier was trained in steps" if self.is_solved else "its classifier was solved"
         epoch = checkpoint["progress"]["best_epoch"]

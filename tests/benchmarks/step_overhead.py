@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from rainbow_ray.data.batch import make_batch
-from rainbow_ray.data.batching import MIN_BATCH_TOKENS, divide_batch, plan_batches
+from rainbow_ray.data.batching import PASS_OVERHEAD_TOKENS, divide_batch
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.tasks.binary import Binary
 from rainbow_ray.training import trainer
@@ -73,10 +73,11 @@ def main() -> None:
 def _prepare_batches(run: trainer.Trainer) -> list[list]:
     """Return the steps of the next epoch, each a list of padded micro-batches."""
     lengths = run.dataset.lengths
-    steps = plan_batches(lengths, batch_size=run.schedule.global_batch_size, seed=42, epoch=run.state.epoch)
-    limits: dict[str, Any] = {"max_examples": 8, "max_tokens": None, "min_tokens": MIN_BATCH_TOKENS["cpu"]}
+    planned = run.planner.steps(run.state.epoch, run.schedule, random_access=True, by_length=True)
+    limits: dict[str, Any] = {"max_examples": 8, "max_tokens": None, "overhead_tokens": PASS_OVERHEAD_TOKENS["cpu"]}
     micro_batches = [
-        [run.dataset.in_memory_subset(indices) for indices in divide_batch(step, lengths, **limits)] for step in steps
+        [run.dataset.in_memory_subset(indices) for indices in divide_batch(step.indices, lengths, **limits)]
+        for step in planned
     ]
     return [
         [make_batch(rows.examples, rows.positions, run.features.collates) for rows in step] for step in micro_batches

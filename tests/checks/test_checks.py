@@ -83,7 +83,7 @@ def test_the_memory_check_recommends_a_batch_size(measured, monkeypatch):
 
 def test_more_work_takes_longer_and_costs_more(measured):
     plan, data, measurements = measured
-    slow_measurements = dataclasses.replace(measurements, step_seconds=10.0)
+    slow_measurements = dataclasses.replace(measurements, step_seconds=10.0, step_examples=19)
 
     def estimate_text(config: Config) -> str:
         changed = dataclasses.replace(plan, config=config)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from rainbow_ray.config.schema import TrainingConfig
-from rainbow_ray.data.batching import divide_batch, make_training_schedule, plan_batches
+from rainbow_ray.data.batching import (
+    FEWEST_PASSES,
+    PASS_OVERHEAD_TOKENS,
+    divide_batch,
+    learning_rate_factor,
+    make_training_schedule,
+    plan_batches,
+    requested_step_size,
+)
 from rainbow_ray.data.sampling import resample_indices
 
 
@@ -28,15 +36,45 @@ def test_the_order_depends_on_seed_and_epoch():
     assert (first != np.concatenate(plan_batches(lengths, batch_size=8, seed=2, epoch=0))).any()
 
 
-def test_many_steps_are_bucketed_by_length_and_few_are_random():
+def correlated_songs(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return lengths and labels of songs; those of the second class have longer texts."""
     rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, n)
+    return np.clip(rng.lognormal(4.4 + 0.5 * labels, 0.5), 5, 256).astype(np.int64), labels
 
-    def spread(n: int) -> float:
-        lengths = rng.integers(10, 400, n)
-        steps = plan_batches(lengths, batch_size=16, seed=0, epoch=0)
-        return float(np.mean([np.ptp(lengths[step]) for step in steps]))
 
-    assert spread(4096) < 0.5 * spread(160)
+@pytest.mark.parametrize("n", [160, 4096])
+@pytest.mark.parametrize("device", sorted(PASS_OVERHEAD_TOKENS))
+def test_steps_hold_texts_of_similar_length_and_all_labels(n, device):
+    lengths, labels = correlated_songs(n)
+    padded, share_of_label = 0, []
+    for step in plan_batches(lengths, batch_size=8, seed=0, epoch=0, strata=labels):
+        share_of_label.append(labels[step].mean())
+        micro_batches = divide_batch(
+            step, lengths, max_examples=8, max_tokens=None, overhead_tokens=PASS_OVERHEAD_TOKENS[device]
+        )
+        padded += sum(len(batch) * lengths[batch].max() for batch in micro_batches)
+    # a label that is correlated with length costs padding on a device where a further pass takes longer
+    assert padded / lengths.sum() < (1.15 if device == "cpu" else 1.45)
+    assert max(share_of_label) < 1
+    assert min(share_of_label) > 0
+    assert np.std(share_of_label) < 0.6 * np.sqrt(0.25 / 8)  # of labels drawn at random
+
+
+@pytest.mark.parametrize("device", sorted(PASS_OVERHEAD_TOKENS))
+def test_padding_is_small_with_few_songs(device):
+    lengths = np.clip(np.random.default_rng(1).normal(78, 25, 160), 28, 143).astype(np.int64)  # as the demo's
+    labels = np.random.default_rng(2).integers(0, 2, 160)
+    limits = {"max_examples": 8, "max_tokens": None, "overhead_tokens": PASS_OVERHEAD_TOKENS[device]}
+    steps = plan_batches(lengths, batch_size=8, seed=0, epoch=0, strata=labels)
+    micro_batches = [batch for step in steps for batch in divide_batch(step, lengths, **limits)]
+    assert sum(len(batch) * lengths[batch].max() for batch in micro_batches) / lengths.sum() <= 1.15
+
+
+def test_steps_are_random_where_length_does_not_matter():
+    lengths, _ = correlated_songs(640)
+    steps = plan_batches(lengths, batch_size=16, seed=0, epoch=0)
+    assert np.mean([np.ptp(lengths[step]) for step in steps]) > 0.6 * np.ptp(lengths)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -44,19 +82,37 @@ def test_a_step_is_divided_completely_and_within_its_limits(seed):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(5, 400, 100)
     step = rng.choice(100, 40, replace=False)
-    batches = divide_batch(step, lengths, max_examples=16, max_tokens=1500, min_tokens=512)
+    batches = divide_batch(step, lengths, max_examples=16, max_tokens=1500, overhead_tokens=64)
     assert sorted(np.concatenate(batches)) == sorted(step)
     for batch in batches:
         assert len(batch) <= 16
         assert len(batch) == 1 or len(batch) * lengths[batch].max() <= 1500
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_division_takes_the_least_time(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(5, 200, 9)
+
+    def padded(batches: list[np.ndarray]) -> int:
+        return sum(len(batch) * int(lengths[batch].max()) + 64 for batch in batches)
+
+    order = np.argsort(-lengths)
+    cuts = [[i for i in range(1, 9) if bits >> i & 1] for bits in range(0, 2**9, 2)]
+    allowed = [
+        parts for parts in (np.split(order, cut) for cut in cuts)
+        if all(len(part) == 1 or (len(part) <= 4 and len(part) * lengths[part].max() <= 500) for part in parts)
+    ]  # fmt: skip
+    best = min(map(padded, allowed))
+    assert padded(divide_batch(np.arange(9), lengths, max_examples=4, max_tokens=500, overhead_tokens=64)) == best
+
+
 def test_micro_batches_are_divided_to_save_padding():
     lengths = np.array([400, 390, 20, 20, 20, 20])
     indices = np.arange(6)
-    batches = divide_batch(indices, lengths, max_examples=6, max_tokens=None, min_tokens=512)
+    batches = divide_batch(indices, lengths, max_examples=6, max_tokens=None, overhead_tokens=64)
     assert [len(batch) for batch in batches] == [2, 4]
-    assert len(divide_batch(indices, lengths, max_examples=6, max_tokens=None, min_tokens=10**9)) == 1
+    assert len(divide_batch(indices, lengths, max_examples=6, max_tokens=None, overhead_tokens=FEWEST_PASSES)) == 1
 
 
 @pytest.mark.parametrize(
@@ -81,6 +137,31 @@ def test_fewer_examples_shrink_batches_then_grow_epochs(examples, keys, expected
     assert bool(schedule.notes) == is_changed
     if is_changed:
         assert "training.min_steps" in schedule.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("examples", "tokens", "keys", "expected"),
+    [
+        (10_000, 100.0, {}, (20, 64, 157)),  # 128 examples would leave 1,580 steps
+        (100_000, 100.0, {}, (20, 512, 196)),  # 328 songs have 32,768 tokens
+        (100_000, 250.0, {}, (20, 256, 391)),
+        (100_000, 100.0, {"step_tokens": 0}, (20, 32, 3125)),
+        (100_000, 100.0, {"step_tokens": 6400}, (20, 64, 1563)),
+        (100_000, 100.0, {"gradient_accumulation_steps": 4}, (20, 512, 196)),
+        (100_000, 100.0, {"min_steps": 20_000}, (20, 64, 1563)),
+        (100_000, None, {}, (20, 32, 3125)),
+        (3_000, 100.0, {}, (20, 32, 94)),
+    ],
+)
+def test_many_examples_make_steps_grow(examples, tokens, keys, expected):
+    config = TrainingConfig(**keys)
+    schedule = make_training_schedule(config, examples, mean_tokens=tokens)
+    assert (schedule.epochs, schedule.global_batch_size, schedule.steps_per_epoch) == expected
+    is_grown = schedule.global_batch_size > requested_step_size(config)
+    assert is_grown == any("training.step_tokens: steps are increased" in note for note in schedule.notes)
+    factor = learning_rate_factor(config, schedule.global_batch_size)
+    assert factor == pytest.approx((schedule.global_batch_size / requested_step_size(config)) ** 0.5)
+    assert learning_rate_factor(config, 8) == 1
 
 
 def test_sampling_balances_classes():

@@ -85,6 +85,21 @@ def test_an_earlier_version_trained_numbers_in_steps(config, loss, message):
     release(open_run(config, "a", resume=True))
 
 
+def test_an_earlier_version_kept_a_batch_size_that_was_set(config):
+    """It had no `training.step_tokens`, which is 0 in runs whose user sets a batch size."""
+    run_dir = open_run(config, "a", resume=False)
+    for name in ("data.json", "split.json"):
+        run_dir.file(name).touch()
+    document = yaml.safe_load(run_dir.file("config.yaml").read_text(encoding="utf-8"))
+    del document["training"]["step_tokens"]
+    run_dir.file("config.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    release(run_dir)
+    for tokens in (None, 0):
+        release(open_run(config.with_values({"training.step_tokens": tokens}), "a", resume=True))
+    with pytest.raises(InputError, match="training.step_tokens was null, now 500"):
+        open_run(config.with_values({"training.step_tokens": 500}), "a", resume=True)
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/b"])
 def test_a_name_that_is_a_path_is_rejected(config, name):
     with pytest.raises(InputError, match="a run is one folder"):

@@ -7,6 +7,7 @@ import pytest
 from rainbow_ray.config.load import resolve
 from rainbow_ray.config.schema import Config
 from rainbow_ray.modalities.spec import get_modality, modality_names
+from rainbow_ray.runs.sweep_plan import plan_sweep
 from rainbow_ray.setup.plan import make_plan, resolve_defaults, target_of_task
 from rainbow_ray.setup.validate import check_phase, check_target_type, target_types, task_name_of
 from rainbow_ray.tasks.binary import Binary
@@ -81,3 +82,27 @@ def test_wrong_names_are_raised_with_the_problems_of_the_plan():
     messages = "\n".join(error.value.problems)
     assert "did you mean linear" in messages
     assert "none.parquet" in messages
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ([], None),
+        ([("training.batch_size", 16)], 0),
+        ([("training.batch_size", 32)], 0),  # the default, set by the user
+        ([("training.batch_size", 16), ("training.step_tokens", 500)], 500),
+    ],
+)
+def test_steps_do_not_grow_beyond_a_batch_size_that_the_user_set(songs_file, keys, expected):
+    common = [("data.manifest_path", str(songs_file)), ("model.text_encoder.model_name", "embedded")]
+    plan = make_plan(resolve(None, {}, [*common, *keys]))
+    assert plan.config.training.step_tokens == expected
+
+
+@pytest.mark.parametrize(("suggested", "expected"), [("training.batch_size", 0), ("training.warmup_ratio", None)])
+def test_steps_do_not_grow_beyond_a_batch_size_of_a_trial(songs_file, tmp_path, suggested, expected):
+    space = tmp_path / "a_space.py"
+    space.write_text(f"def space(trial):\n    trial.suggest_categorical({suggested!r}, [1, 0.5][:1])\n")
+    keys = [("data.manifest_path", str(songs_file)), ("model.text_encoder.model_name", "embedded")]
+    plan = plan_sweep(resolve(None, {}, [*keys, ("tune.space", f"{space}:space")]))
+    assert plan.config.training.step_tokens == expected

@@ -82,7 +82,7 @@ def step_on_meta(songs_file, encoder, folder, **keys) -> Counter[str]:
 @pytest.mark.parametrize("family", ["bert", "deberta-v2"])
 @pytest.mark.parametrize("keys", [{}, {"training__batch_tokens": 200}, {"model__text_encoder__freeze_layers": 1}])
 def test_a_step_waits_once_for_the_device(songs_file, tiny_encoder, tmp_path, monkeypatch, family, keys):
-    monkeypatch.setitem(batching.MIN_BATCH_TOKENS, "meta", 16384)
+    monkeypatch.setitem(batching.PASS_OVERHEAD_TOKENS, "meta", 1024)
     keys = {"model__text_encoder__freeze_layers": 0, **keys}
     waits = step_on_meta(songs_file, tiny_encoder(family), tmp_path, **keys)
     assert sum(waits.values()) == 1, waits

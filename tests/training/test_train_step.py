@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from rainbow_ray.data import batching
 from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.training import evaluator, train_step
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.loggers import NullLogger
+from rainbow_ray.training.micro_batches import MicroBatchLimits
+from rainbow_ray.training.train_step import GPU_BATCH_TOKENS, initial_limits
 from rainbow_ray.training.trainer import Trainer
 from rainbow_ray.utils.errors import TrainingError
 from tests.helpers import data_of, fit_fold, plan_of
@@ -169,15 +174,57 @@ def test_steps_that_fp16_skips_are_counted_and_do_not_advance_the_schedule(
     assert stepper.skipped_steps == 0
 
 
-@pytest.mark.parametrize(("tokens", "sizes"), [(None, [8, 8, 3]), (100_000, [19])])
-def test_a_budget_of_tokens_is_in_place_of_a_number_of_examples(songs_file, tiny_encoder, tmp_path, tokens, sizes):
+@pytest.mark.parametrize("tokens", [None, 100_000])
+def test_a_budget_of_tokens_is_in_place_of_a_number_of_examples(songs_file, tiny_encoder, tmp_path, tokens):
     keys = {**KEYS, "training__batch_size": 8, "training__batch_tokens": tokens}
     plan = plan_of(songs_file, tiny_encoder("bert"), **keys)
     data = data_of(plan)
     train, val = data.split.train_val_indices(0)
     fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0)
     run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(tmp_path), ProcessGroup())
-    assert [len(batch) for batch in run.stepper.micro_batches(run.dataset.in_memory_subset(train[:19]))] == sizes
+    sizes = [len(batch) for batch in run.stepper.micro_batches(run.dataset.in_memory_subset(train[:19]))]
+    assert sum(sizes) == 19
+    assert max(sizes) <= 8 if tokens is None else sizes == [19]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, MicroBatchLimits(sys.maxsize, GPU_BATCH_TOKENS)),
+        ({"training__batch_tokens": 300}, MicroBatchLimits(sys.maxsize, 300)),
+        ({"training__step_tokens": 0}, MicroBatchLimits(32, None)),
+        ({"training__batch_size": 16}, MicroBatchLimits(16, None)),
+    ],
+)
+def test_micro_batches_of_texts_have_a_budget_of_tokens_on_a_gpu(songs_file, tiny_encoder, tmp_path, keys, expected):
+    plan = plan_of(songs_file, tiny_encoder("bert"), **{"model__text_encoder__freeze_layers": 0, **keys})
+    data = data_of(plan)
+    train, val = data.split.train_val_indices(0)
+    fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0)
+    run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(tmp_path), ProcessGroup())
+    on_cpu = initial_limits(run.components)
+    run.features.execution = dataclasses.replace(run.features.execution, device=torch.device("cuda"))
+    assert initial_limits(run.components) == expected
+    size = keys.get("training__batch_size", 32)
+    assert on_cpu == (expected if "training__batch_tokens" in keys else MicroBatchLimits(size, None))
+
+
+def test_steps_that_grow_have_higher_learning_rates(songs_file, tiny_encoder, tmp_path, monkeypatch):
+    """And a fit does not continue from a checkpoint of steps of another size."""
+    monkeypatch.setattr(batching, "MIN_STEPS_OF_GROWN_BATCHES", 4)
+    facts = {}
+    for tokens in (0, 10_000):
+        keys = {**KEYS, "training__batch_size": 2, "training__step_tokens": tokens, "training__save_every_n_epochs": 1}
+        plan = plan_of(songs_file, tiny_encoder("bert"), **keys)
+        _, output = fit_fold(plan, data_of(plan), tmp_path / "fit")
+        facts[tokens] = output.facts
+    assert facts[0]["step_size"] == 2
+    assert facts[10_000]["step_size"] == 16
+    assert any("its steps have 2 examples, not 16" in note for note in facts[10_000]["notes"])
+    assert any("learning rates by a factor of 2.8" in note for note in facts[10_000]["notes"])
+    assert facts[10_000]["steps"] == 2 * 2
+    records = [json.loads(line) for line in (tmp_path / "fit" / "metrics.jsonl").read_text().splitlines()]
+    assert max(record["lr"] for record in records if record["split"] == "train") <= 1e-3 * 8**0.5
 
 
 @pytest.mark.parametrize("largest", [3, 100])

@@ -45,12 +45,15 @@ def _mask_arguments(body: Body, hidden: torch.Tensor, mask: torch.Tensor) -> dic
 
 def _relative_positions(body: Body, hidden: torch.Tensor, mask: torch.Tensor) -> Context:
     """Return the relative positions of DeBERTa-v2, with its mask."""
+    from rainbow_ray.modalities.text.disentangled_attention import distance_embeddings  # imports its family
+
     encoder = body.encoder
+    embeddings = distance_embeddings(encoder, hidden.shape[1])
     return {
         "mask": mask,
         "attention_mask": encoder.get_attention_mask(mask),
-        "relative_pos": encoder.get_rel_pos(hidden),
-        "rel_embeddings": encoder.get_rel_embedding(),
+        "relative_pos": encoder.get_rel_pos(hidden) if isinstance(embeddings, torch.Tensor) else None,
+        "rel_embeddings": embeddings,
     }
 
 
@@ -68,11 +71,11 @@ def _masks_and_rotary_embeddings(body: Body, hidden: torch.Tensor, mask: torch.T
     return masks, rotary
 
 
-def _run_plain(body: Body, layer: nn.Module, index: int, hidden: torch.Tensor, context: Context) -> Any:  # noqa: ARG001
+def _run_plain(body: Body, layer: Any, index: int, hidden: torch.Tensor, context: Context) -> Any:  # noqa: ARG001
     return layer(hidden, context)
 
 
-def _run_deberta(body: Body, layer: nn.Module, index: int, hidden: torch.Tensor, context: Context) -> Any:
+def _run_deberta(body: Body, layer: Any, index: int, hidden: torch.Tensor, context: Context) -> Any:
     """Return a layer of DeBERTa-v2, and the convolution beside the first one."""
     output = _first(layer(
         hidden, context["attention_mask"], relative_pos=context["relative_pos"],
@@ -105,7 +108,7 @@ class FamilyAdapter:
     layers_path: str = "encoder.layer"
     embedding_inputs: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]] = _token_ids
     layer_context: Callable[[Body, torch.Tensor, torch.Tensor], Context] = _bidirectional_mask
-    run_layer: Callable[[Body, nn.Module, int, torch.Tensor, Context], Any] = _run_plain
+    run_layer: Callable[[Body, Any, int, torch.Tensor, Context], Any] = _run_plain
     final_norm_path: str | None = None
 
     def layers(self, body: Body) -> nn.ModuleList:
@@ -147,7 +150,9 @@ class FamilyAdapter:
         """
         return self.layer_context(body, hidden, mask)
 
-    def run(self, body: Body, index: int, hidden: torch.Tensor, context: Context) -> torch.Tensor:
+    def run(
+        self, body: Body, index: int, hidden: torch.Tensor, context: Context, layer: Callable[..., Any] | None = None
+    ) -> torch.Tensor:
         """Return the output of a layer.
 
         Args:
@@ -155,11 +160,13 @@ class FamilyAdapter:
             index: Index of the layer, from 0.
             hidden: Its input, `(units, length, width)`.
             context: Result of `context`.
+            layer: Called in place of the layer, such as a compiled form of it.
 
         Returns:
             `(units, length, width)`.
         """
-        return _first(self.run_layer(body, self.layers(body)[index], index, hidden, context))
+        layer = self.layers(body)[index] if layer is None else layer
+        return _first(self.run_layer(body, layer, index, hidden, context))
 
     def finish(self, body: Body, hidden: torch.Tensor) -> torch.Tensor:
         """Return the output of the model, from that of its last layer.

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -62,7 +61,7 @@ class BiasAttention(DisentangledSelfAttention):  # type: ignore[misc]
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, output_attentions: bool = False,
         query_states: torch.Tensor | None = None, relative_pos: torch.Tensor | None = None,
-        rel_embeddings: torch.Tensor | None = None,
+        rel_embeddings: torch.Tensor | DistanceEmbeddings | None = None,
     ) -> tuple[torch.Tensor, Any]:  # fmt: skip
         """Return the attended values.
 
@@ -72,30 +71,31 @@ class BiasAttention(DisentangledSelfAttention):  # type: ignore[misc]
             output_attentions: Whether to return the attention weights too, as transformers computes them.
             query_states: Queries other than `hidden_states`, as transformers computes them.
             relative_pos: Not used where positions are those of `hidden_states`.
-            rel_embeddings: Embeddings of the buckets of distances, `(2 * buckets, width)`.
+            rel_embeddings: Embeddings of the buckets of distances, `(2 * buckets, width)`, or those of the distances.
 
         Returns:
             `(units, length, width)`, and the attention weights or None.
         """
-        # An exported graph must hold for every length; the distances here are those of one.
-        is_exported = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if output_attentions or query_states is not None or rel_embeddings is None or is_exported:
+        if output_attentions or query_states is not None or rel_embeddings is None or _is_exported():
             result: tuple[torch.Tensor, Any] = super().forward(
                 hidden_states, attention_mask, output_attentions, query_states, relative_pos, rel_embeddings
             )
             return result
-        length = hidden_states.shape[1]
         query, key, value = (
             self._split_heads(project(hidden_states)) for project in (self.query_proj, self.key_proj, self.value_proj)
         )
         scale = 1 / math.sqrt(3 * self.attention_head_size)
-        span, settings = self.pos_ebd_size, (self.position_buckets, self.max_relative_positions)
-        rows = distance_rows(length, span, *settings, hidden_states.device)
-        embeddings = self.pos_dropout(rel_embeddings[rows.first : rows.last + 1])
+        # The encoder of transformers, which runs models as a whole, passes the embeddings of all buckets.
+        distances = (
+            rel_embeddings
+            if isinstance(rel_embeddings, DistanceEmbeddings)
+            else self.distances(rel_embeddings, hidden_states.shape[1])
+        )
+        embeddings = self.pos_dropout(distances.rows)
         project_key = self.key_proj if self.share_att_key else self.pos_key_proj
         project_query = self.query_proj if self.share_att_key else self.pos_query_proj
         position_key, position_query = (
-            self._split_heads(rows.expand(project(embeddings))) * scale for project in (project_key, project_query)
+            self._split_heads(distances.expand(project(embeddings))) * scale for project in (project_key, project_query)
         )
         # Keys ask for the distance from them to a query: the same rows in rising order.
         bias = relative_scores(query, position_key)
@@ -113,40 +113,78 @@ class BiasAttention(DisentangledSelfAttention):  # type: ignore[misc]
             attended = functional.scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
         return attended.transpose(1, 2).flatten(2), None
 
+    def distances(self, embeddings: torch.Tensor, length: int) -> DistanceEmbeddings:
+        """Return the embeddings of the distances between tokens.
+
+        Args:
+            embeddings: Embeddings of all buckets, `(2 * buckets, width)`.
+            length: Number of tokens.
+
+        Returns:
+            Those of the distances; which rows they are is kept for each length.
+        """
+        settings = (self.pos_ebd_size, self.position_buckets, self.max_relative_positions)
+        first, last, indices = distance_rows(length, *settings, embeddings.device)
+        return DistanceEmbeddings(embeddings[first : last + 1], indices)
+
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """Return `(…, length, width)` as `(…, heads, length, head width)`."""
         return states.view(*states.shape[:-1], self.num_attention_heads, -1).transpose(-3, -2)
 
 
-@dataclass(frozen=True)
-class DistanceRows:
-    """Rows of the embeddings of distances, for texts of one length.
+class DistanceEmbeddings(NamedTuple):
+    """Embeddings of the distances between tokens of texts of one length.
 
     Attributes:
-        first: First row that any distance needs.
-        last: Last one.
-        indices: Row of each distance from the largest to the smallest, less `first`, int64 `(2 * length - 1,)`; None
-            where each distance has a row of its own.
+        rows: Embeddings of the buckets that any of the distances needs, `(buckets, width)`.
+        indices: Row of each distance from the largest to the smallest, int64 `(2 * length - 1,)`; None where each
+            distance has a row of its own, in rising order.
     """
 
-    first: int
-    last: int
+    rows: torch.Tensor
     indices: torch.Tensor | None
 
     def expand(self, rows: torch.Tensor) -> torch.Tensor:
         """Return a row for each distance, from the largest to the smallest.
 
         Args:
-            rows: Rows from `first` to `last`, `(rows, width)`.
+            rows: What was computed from `rows`, `(buckets, width)`.
 
         Returns:
             `(2 * length - 1, width)`.
         """
-        return rows.flip(0) if self.indices is None else rows[self.indices]
+        if self.indices is None:
+            return rows.flip(0)
+        if rows.is_cpu and not torch.compiler.is_compiling():
+            return rows[self.indices]
+        # Unlike that of indexing, the backward pass of a product needs no scatter, which on a GPU either sorts or adds
+        # in any order; and on CPUs, torch.compile of PyTorch 2.13 wrote it past the end of its result.
+        selection = self.indices[:, None] == torch.arange(len(rows), device=rows.device)
+        return selection.to(rows.dtype) @ rows
+
+
+def distance_embeddings(encoder: Any, length: int) -> Any:
+    """Return the argument `rel_embeddings` of the layers of an encoder.
+
+    Args:
+        encoder: Encoder of a DeBERTa-v2 or v3 model.
+        length: Number of tokens.
+
+    Returns:
+        `DistanceEmbeddings` where `BiasAttention` uses them, which depend on the length; otherwise the embeddings of
+        all buckets as a tensor, or None without relative attention.
+    """
+    embeddings = encoder.get_rel_embedding()
+    attention = encoder.layer[0].attention.self if len(encoder.layer) else None
+    if not isinstance(attention, BiasAttention) or _is_exported():
+        return embeddings
+    return attention.distances(embeddings, length)
 
 
 @functools.lru_cache(maxsize=256)
-def distance_rows(length: int, span: int, n_buckets: int, max_distance: int, device: torch.device) -> DistanceRows:
+def distance_rows(
+    length: int, span: int, n_buckets: int, max_distance: int, device: torch.device
+) -> tuple[int, int, torch.Tensor | None]:
     """Return which rows of the embeddings the distances of texts need; the result is kept.
 
     Args:
@@ -157,16 +195,22 @@ def distance_rows(length: int, span: int, n_buckets: int, max_distance: int, dev
         device: Where the indices are.
 
     Returns:
-        The rows.
+        First row, last row, and the `indices` of `DistanceEmbeddings`, counted from the first row.
     """
     distances = torch.arange(length - 1, -length, -1)
     if n_buckets > 0 and max_distance > 0:
         distances = make_log_bucket_position(distances, n_buckets, max_distance).long()
     rows = (distances + span).clamp(0, 2 * span - 1)
     first, last = int(rows[-1]), int(rows[0])
-    has_own_rows = torch.equal(rows, torch.arange(last, first - 1, -1))
+    if torch.equal(rows, torch.arange(last, first - 1, -1)):
+        return first, last, None
     with torch.inference_mode(False):  # the result is kept, and training cannot use tensors of inference mode
-        return DistanceRows(first, last, None if has_own_rows else (rows - first).to(device, copy=True))
+        return first, last, (rows - first).to(device, copy=True)
+
+
+def _is_exported() -> bool:
+    """Return whether a graph is exported, which must hold for every length."""
+    return bool(torch.compiler.is_exporting() or torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
 
 def relative_scores(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -183,12 +227,14 @@ def relative_scores(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tens
     """
     length = tokens.shape[2]
     block = BLOCK_LENGTHS.get(tokens.device.type, length)
+    if torch.compiler.is_compiling() or length <= block:  # a compiled graph holds for several lengths
+        return shifted_rows(_products(tokens, positions))
     parts = []
     for start in range(0, length, block):
         stop = min(start + block, length)
         table = _products(tokens[:, :, start:stop], positions[:, length - stop : 2 * length - 1 - start])
         parts.append(shifted_rows(table))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    return torch.cat(parts, dim=2)
 
 
 def shifted_rows(table: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from typing_extensions import override
 
 from rainbow_ray.config.schema import TextEncoderConfig
@@ -25,6 +26,8 @@ from rainbow_ray.modalities.text.tokenize import TOKENS, check_embeddings, load_
 from rainbow_ray.utils.errors import InputError
 
 SECTION = "model.text_encoder"
+# Lengths that attention and matrix products of a device compute without copies of their own, as multiples.
+LENGTH_MULTIPLES = {"cuda": 8}
 
 
 def load_config(name: str) -> Any:
@@ -167,6 +170,7 @@ class TextEncoder(nn.Module):
             from rainbow_ray.modalities.text.disentangled_attention import use_bias_attention  # imports its family
 
             use_bias_attention(body)
+        self.compiled_layers: list[Any] | None = None  # of all layers; not registered, as they are the same modules
         self.layers = [find_layers(body)]  # in a list, so that they are registered once, as part of the body
         del self.layers[0][self.depth :]
         self.body = body
@@ -188,6 +192,19 @@ class TextEncoder(nn.Module):
         Returns:
             `(units, length, width)`.
         """
+        length, settings = input_ids.shape[1], self.body.config
+        n_added = -length % LENGTH_MULTIPLES.get(input_ids.device.type, 1)
+        positions = getattr(settings, "max_position_embeddings", None) or -1
+        if n_added and (positions < 0 or length + n_added <= positions):
+            # the family of RoBERTa counts the positions of tokens other than padding
+            input_ids = functional.pad(input_ids, (0, n_added), value=getattr(settings, "pad_token_id", None) or 0)
+            mask = functional.pad(mask, (0, n_added))
+            if states is not None:
+                states = functional.pad(states, (0, 0) * (states.ndim - 2) + (0, n_added))
+        return self._forward(input_ids, mask, states)[:, :length]
+
+    def _forward(self, input_ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor | None) -> torch.Tensor:
+        """Return the hidden states of all positions, `(units, length, width)`."""
         if self.adapter is None:
             hidden: torch.Tensor = self.body(input_ids=input_ids, attention_mask=mask).last_hidden_state
             return hidden
@@ -307,6 +324,13 @@ class TextEncoder(nn.Module):
         layers = self.all_layers(input_ids, mask)
         return torch.stack([(h * weights).sum(1) / weights.sum(1).clamp(min=1) for h in layers], dim=1)
 
+    def compile_layers(self) -> None:
+        """Compile the trained layers; from then on, training runs them compiled, and inference as they are.
+
+        Layers of the same shape share one graph, which holds for any number of texts and any length.
+        """
+        self.compiled_layers = [torch.compile(layer, dynamic=True) for layer in self.layers[0]]
+
     def parameters_by_depth(self) -> Iterator[tuple[int, nn.Parameter]]:
         """Yield the trained parameters with their depth.
 
@@ -335,8 +359,10 @@ class TextEncoder(nn.Module):
             return hidden
         states = list(hidden.unbind(1)) if self.mixed else [hidden]
         context = self.adapter.context(self.body, states[-1], mask)
+        compiled = self.compiled_layers if self.training and torch.is_grad_enabled() else None
         for index in range(start, stop):
-            output = self.adapter.run(self.body, index, states[-1], context)
+            layer = compiled[index] if compiled is not None and index >= self.frozen else None
+            output = self.adapter.run(self.body, index, states[-1], context, layer)
             if self.mixed and index + 1 == self.depth:
                 output = self.adapter.finish(self.body, output)
             states = [*states, output] if self.mixed else [output]

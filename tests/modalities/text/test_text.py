@@ -247,3 +247,23 @@ def test_projected_words_keep_their_similarity():
     unlike = torch.nn.functional.cosine_similarity(out[0], out[2], dim=0)
     assert abs(similar - 0.5) < 0.1
     assert abs(unlike) < 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("keys", [{"layer": "last"}, {"layer": "mix"}])
+def test_lengths_that_a_device_prefers_change_no_hidden_states(monkeypatch, family, keys):
+    encoder = encoder_of(family, freeze_layers=1, **keys)
+    limit = getattr(encoder.body.config, "max_position_embeddings", 96)
+    for length in (1, 7, 13, limit - 3):
+        ids = torch.randint(5, 40, (3, length), generator=torch.Generator().manual_seed(0))
+        mask = torch.ones_like(ids)
+        mask[1, (length + 1) // 2 :] = 0
+        with torch.no_grad():
+            states = encoder.states(ids, mask, encoder.constant_depth)
+            expected = encoder(ids, mask), encoder(ids, mask, states)
+            monkeypatch.setitem(text_encoder.LENGTH_MULTIPLES, "cpu", 8)
+            actual = encoder(ids, mask), encoder(ids, mask, states)
+            monkeypatch.delitem(text_encoder.LENGTH_MULTIPLES, "cpu")
+        for one, other in zip(expected, actual, strict=True):
+            assert one.shape == other.shape
+            assert_alike(other, one, mask)
