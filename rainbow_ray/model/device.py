@@ -181,6 +181,20 @@ def _gpu_answers() -> bool:
         return is_out_of_memory(error)  # the process can still free memory
 
 
+def free_memory_bytes(device: torch.device) -> float:
+    """Return the memory of a GPU that this process may still take.
+
+    Args:
+        device: A CUDA device.
+
+    Returns:
+        Free bytes of the GPU, and at most this process's part of it, where several share it.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    own_part = total * torch.cuda.get_per_process_memory_fraction(device) - torch.cuda.memory_reserved(device)
+    return float(min(free, own_part))
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Let `peak_memory_mb` measure what follows; on CPUs, the peak of the process cannot be reset.
 

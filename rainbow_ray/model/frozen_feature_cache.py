@@ -24,38 +24,6 @@ FREE_SPACE_FACTOR = 1.2  # a file is written where this multiple of its size is 
 
 
 @dataclass(frozen=True)
-class CachedHiddenStates:
-    """Hidden states of the distinct texts of a dataset.
-
-    Attributes:
-        values: States of all texts, concatenated, `(tokens, …, width)`.
-        starts: First row of each text in `values`, and the number of rows, int64 `(texts + 1,)`.
-        text_of_example: Text of each example of the dataset, `(examples,)`.
-    """
-
-    values: torch.Tensor
-    starts: np.ndarray
-    text_of_example: np.ndarray
-
-    def pad(self, indices: np.ndarray) -> torch.Tensor:
-        """Return the states of some examples as a padded batch.
-
-        Args:
-            indices: Examples of the dataset, `(n,)`.
-
-        Returns:
-            `(n, length, …, width)`, padded with zeros to the longest text.
-        """
-        texts = self.text_of_example[indices]
-        starts, ends = self.starts[texts], self.starts[texts + 1]
-        max_length = int((ends - starts).max(initial=1))
-        padded = self.values.new_zeros(len(indices), max_length, *self.values.shape[1:])
-        for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-            padded[row, : end - start] = self.values[start:end]
-        return padded
-
-
-@dataclass(frozen=True)
 class FrozenFeatureCache:
     """Cache of tensors in the files of a folder, from which the least recently used ones are removed.
 

@@ -27,8 +27,9 @@ from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text import tokenize
 from rainbow_ray.modalities.text.modality import SPEC as TEXT
 from rainbow_ray.model.audio_feature_cache import AudioFeatureCache, WindowKeys
+from rainbow_ray.model.cached_states import CachedHiddenStates, ResidentStates, move_to_gpu
 from rainbow_ray.model.device import ExecutionContext
-from rainbow_ray.model.frozen_feature_cache import MB, CachedHiddenStates, FrozenFeatureCache
+from rainbow_ray.model.frozen_feature_cache import MB, FrozenFeatureCache
 from rainbow_ray.model.model import PrecomputedFeatures, RainbowModel
 from rainbow_ray.training.batch_halving import run_in_halves
 from rainbow_ray.training.prepared_batch import PreparedBatch
@@ -68,6 +69,7 @@ class FeatureProvider:
         features: Features of all examples, `(examples, width)`, fp32, where the encoder is frozen; otherwise None.
         hidden_states: Hidden states of the frozen layers, where some layers are frozen and the cache has room;
             otherwise None.
+        resident_states: The same in the memory of the GPU, where they fit; otherwise None.
         audio_features: Output of the frozen layers of the audio encoder.
         collates: Collate function of each modality, for `make_batch`.
         cache_use: The entry of `frozen_cache` that is read, or None.
@@ -93,9 +95,11 @@ class FeatureProvider:
             window_keys = {modality: dataset.window_names(modality) for modality in input_spec.cached}
         self.audio_features.prepare(window_keys)
         self.hidden_states: CachedHiddenStates | None = None
+        self.resident_states: ResidentStates | None = None
         self.features = self._compute_features()
         if self.features is None:
             self.hidden_states = self._compute_hidden_states()
+        self.resident_states = move_to_gpu(self.hidden_states, execution.device)
 
     def prepare(self, view: ExampleView) -> PreparedBatch:
         """Return everything that a forward pass and its loss read, before it is moved to the device.
@@ -126,7 +130,7 @@ class FeatureProvider:
         """
         view = prepared.view
         if prepared.batch is not None:
-            return prepared.batch.to(self.execution.device)
+            return self._to_device(prepared.batch)
         assert self.features is not None
         times = make_segment_times(view.examples.table, view.indices, view.sequence_ids)
         features = self.features[to_device(torch.from_numpy(view.indices), self.execution.device)]
@@ -141,12 +145,21 @@ class FeatureProvider:
         Returns:
             The batch.
         """
-        return self._collate(view).to(self.execution.device)
+        return self._to_device(self._collate(view))
+
+    def _to_device(self, batch: Batch) -> Batch:
+        """Return a collated batch on the device, with the hidden states that it names by rows."""
+        moved = batch.to(self.execution.device)
+        if self.resident_states is not None:
+            inputs = moved.units[TEXT.name]
+            inputs[tokenize.STATES] = self.resident_states.gather(inputs[tokenize.STATES])
+        return moved
 
     def _collate(self, view: ExampleView) -> Batch:
         batch = make_batch(view.examples, view.positions, self.collates, view.sequence_ids)
-        if self.hidden_states is not None:
-            batch.units[TEXT.name][tokenize.STATES] = self.hidden_states.pad(view.indices)
+        if (states := self.hidden_states) is not None:
+            padded = states.pad(view.indices) if self.resident_states is None else states.rows(view.indices)
+            batch.units[TEXT.name][tokenize.STATES] = padded
         return batch
 
     def iter_views(self, batches: Sequence[BatchIndices]) -> Iterator[ExampleView]:
@@ -270,13 +283,10 @@ class FeatureProvider:
     def _compute_hidden_states(self) -> CachedHiddenStates | None:
         """Return the hidden states of the frozen layers for all examples; None without frozen layers or cache space."""
         encoder, dataset = self.model.text, self.dataset
-        if (
-            self.frozen_cache is None
-            or encoder is None
-            or encoder.constant_depth == 0
-            or not isinstance(dataset, InMemoryDataset)
-        ):
+        has_frozen_layers = encoder is not None and encoder.constant_depth > 0
+        if self.frozen_cache is None or not has_frozen_layers or not isinstance(dataset, InMemoryDataset):
             return None
+        assert encoder is not None
         depth = encoder.constant_depth
         first, text_of_example = dataset.distinct  # stems of a song have the same text
         starts = np.concatenate([[0], np.cumsum(tokenize.lengths(dataset.examples.table)[first], dtype=np.int64)])
@@ -330,6 +340,8 @@ class FeatureProvider:
         """Return the depth and states of the deepest cached layer below `depth` whose following layers are frozen."""
         assert self.frozen_cache is not None
         assert self.model.text is not None
+        if dtype is not torch.float32:
+            return None  # rounded states must not depend on which others were cached before
         for lesser in range(depth - 1, 0, -1) if not self.model.text.mixed else ():
             values = self.frozen_cache.find(self._cache_key(lesser), shape, dtype)
             if values is not None:
@@ -349,7 +361,9 @@ class FeatureProvider:
         )
         start = (shallower[0], shallower[1].pad(view.indices).to(device)) if shallower is not None else None
         with self.execution.autocast():
-            return self.model.text.states(inputs[tokenize.TOKENS], inputs["mask"], depth, start)
+            states = self.model.text.states(inputs[tokenize.TOKENS], inputs["mask"], depth, start)
+        # layers that follow in bf16 round them anyway; fp16 has too small a range for some encoders
+        return states.bfloat16() if self.execution.precision.dtype is torch.bfloat16 else states
 
     def _cache_key(self, depth: int, pooling: str = "") -> str:
         """Return the key of everything that the output of the frozen layers depends on."""

@@ -6,13 +6,17 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from rainbow_ray.modalities.text.adapters import FamilyAdapter
-from rainbow_ray.model.frozen_feature_cache import MB, CachedHiddenStates, FrozenFeatureCache
+from rainbow_ray.model import cached_states
+from rainbow_ray.model.cached_states import CachedHiddenStates, ResidentStates, make_resident, move_to_gpu
+from rainbow_ray.model.frozen_feature_cache import MB, FrozenFeatureCache
+from rainbow_ray.training import feature_provider
 from rainbow_ray.training.loggers import read_records
 from rainbow_ray.utils.hashing import hash_parts
 from tests.helpers import data_of, fit_fold, plan_of, source_of
@@ -111,6 +115,54 @@ def test_states_are_padded_with_zeros():
     states = CachedHiddenStates(torch.arange(1.0, 13.0).view(6, 2), np.array([0, 1, 4, 6]), np.arange(3))
     padded = states.pad(np.array([2, 0]))
     assert padded.tolist() == [[[9, 10], [11, 12]], [[1, 2], [0, 0]]]
+    resident = make_resident(states, torch.device("cpu"))
+    for indices in ([2, 0], [1], [0, 1, 2], []):
+        rows = states.rows(np.array(indices, dtype=np.int64))
+        assert torch.equal(resident.gather(rows), states.pad(np.array(indices, dtype=np.int64)))
+
+
+@pytest.mark.parametrize(("free_bytes", "is_moved"), [(4 * 24 * 8 * 4, True), (4 * 24 * 8 * 4 - 1, False)])
+def test_states_move_to_a_gpu_where_they_fit(monkeypatch, free_bytes, is_moved):
+    states = CachedHiddenStates(torch.ones(24, 8), np.array([0, 24]), np.arange(1))
+    monkeypatch.setattr(cached_states, "free_memory_bytes", lambda device: free_bytes)
+    monkeypatch.setattr(cached_states, "make_resident", lambda states, device: (states, device))
+    gpu = torch.device("cuda")
+    moved: Any = move_to_gpu(states, gpu)
+    assert moved == ((states, gpu) if is_moved else None)
+    assert move_to_gpu(states, torch.device("cpu")) is None
+    assert move_to_gpu(None, gpu) is None
+
+    def run_out(states: CachedHiddenStates, device: torch.device) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(cached_states, "make_resident", run_out)
+    assert move_to_gpu(states, gpu) is None
+
+
+@pytest.mark.parametrize("precision", ["off", "bf16"])
+@pytest.mark.parametrize("layer", ["last", "mix"])
+def test_a_fit_with_resident_states_has_the_same_losses(
+    songs_file, tiny_encoder, tmp_path, monkeypatch, precision, layer
+):
+    keys = {**QUICK, "model__text_encoder__layer": layer, "model__text_encoder__freeze_layers": 1,
+            "training__mixed_precision": precision}  # fmt: skip
+    plan = plan_of(songs_file, tiny_encoder("bert"), **keys)
+    data, losses, gathered = data_of(plan), [], []
+    original = ResidentStates.gather
+
+    def record(states: ResidentStates, rows: torch.Tensor) -> torch.Tensor:
+        gathered.append(states.values.dtype)
+        return original(states, rows)
+
+    for name in ("host", "device"):
+        if name == "device":
+            monkeypatch.setattr(feature_provider, "move_to_gpu", make_resident)
+            monkeypatch.setattr(ResidentStates, "gather", record)
+        cache = FrozenFeatureCache(tmp_path / name / "cache", 100 * MB)
+        _, output = fit_fold(plan, data, tmp_path / name, frozen_cache=cache)
+        losses.append(output.facts["losses"])
+    assert losses[0] == losses[1]
+    assert set(gathered) == {torch.float32 if precision == "off" else torch.bfloat16}
 
 
 def test_keys_depend_on_the_boundaries_of_their_parts():

@@ -96,7 +96,7 @@ def test_an_earlier_version_kept_a_batch_size_that_was_set(config):
     release(run_dir)
     for tokens in (None, 0):
         release(open_run(config.with_values({"training.step_tokens": tokens}), "a", resume=True))
-    with pytest.raises(InputError, match="training.step_tokens was null, now 500"):
+    with pytest.raises(InputError, match=r"training\.step_tokens was null, now 500"):
         open_run(config.with_values({"training.step_tokens": 500}), "a", resume=True)
 
 
