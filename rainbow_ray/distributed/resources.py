@@ -30,19 +30,21 @@ class RayResources:
     node_cpus: int = 1
     node_gpus: int | None = None
 
-    def allocate_fits(self, n_fits: int) -> tuple[int, dict[str, float]]:
+    def allocate_fits(self, n_fits: int, *, fits_per_gpu: int = 1) -> tuple[int, dict[str, float]]:
         """Return how many actors run in parallel, and the resources of each.
 
         Args:
             n_fits: Number of fits to run, each in one actor.
+            fits_per_gpu: Number of fits that share a GPU, where there are GPUs.
 
         Returns:
             The number of parallel actors, and the options of each one for Ray (`num_cpus`, `num_gpus`).
         """
-        n_parallel = max(1, min(n_fits, self.gpus or self.cpus))
+        n_parallel = max(1, min(n_fits, self.gpus * fits_per_gpu or self.cpus))
         cpus = max(1, min(self.cpus // n_parallel, self.node_cpus))
         if self.gpus:
-            return n_parallel, {"num_gpus": 1, "num_cpus": min(MAX_CPUS_PER_GPU_WORKER, cpus)}
+            num_gpus = 1 if fits_per_gpu == 1 else part_of_gpu(fits_per_gpu)
+            return n_parallel, {"num_gpus": num_gpus, "num_cpus": min(MAX_CPUS_PER_GPU_WORKER, cpus)}
         return n_parallel, {"num_cpus": cpus}
 
     def uses_gpu(self, device: str) -> bool:
@@ -55,6 +57,18 @@ class RayResources:
             True where the cluster has GPUs and the config does not choose another device.
         """
         return self.gpus > 0 and device in ("auto", "cuda")
+
+
+def part_of_gpu(n_fits: int) -> float:
+    """Return the part of a GPU of each of several fits that share it.
+
+    Args:
+        n_fits: Number of fits.
+
+    Returns:
+        A fraction that Ray, which counts in ten-thousandths, can give to all of them.
+    """
+    return 10_000 // n_fits / 10_000
 
 
 @dataclass(frozen=True)

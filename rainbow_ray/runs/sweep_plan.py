@@ -54,6 +54,13 @@ class SweepPlan:
         """The config that the values of trials are applied to."""
         return self.plan.config
 
+    @property
+    def largest_config(self) -> Config:
+        """The config of a trial that trains as many layers of the text encoder as the space allows."""
+        largest = {"model.text_encoder.freeze_layers": 0, "model.text_encoder.layer": "last"}
+        varied = {key: value for key, value in largest.items() if key in self.parameters.distributions}
+        return self.config.with_values(varied)
+
 
 def plan_sweep(resolved: Resolved) -> SweepPlan:
     """Check everything about a sweep that can be checked before Ray starts.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rainbow_ray.config.load import Resolved
 from rainbow_ray.distributed.assigned_resources import check_gpus
 from rainbow_ray.distributed.ray_cluster import describe_dashboard, prepare_environment, ray_cluster
-from rainbow_ray.distributed.resources import RayResources, TrialResources, allocate_trials
+from rainbow_ray.distributed.resources import RayResources, TrialResources, allocate_trials, part_of_gpu
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.signals import raise_on_signal
 from rainbow_ray.utils.stopwatch import Stopwatch, process_start_time
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rainbow_ray.config.schema import Config
     from rainbow_ray.runs.run_dir import RunDir
     from rainbow_ray.runs.sweep_plan import SweepPlan
+    from rainbow_ray.setup.prepared import PreparedData
 
 
 def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
@@ -105,6 +106,7 @@ def _run_on_ray(
     check_gpus(resources, config.training.device)
     data = prepare_sweep_data(sweep.plan, console)
     stopwatch.mark("data")
+    trial_resources = _share_gpus(sweep, data, resources, trial_resources)
     n_concurrent = trial_resources.max_concurrent
     estimate = estimate_sweep(sweep.plan, data, n_concurrent)
     forecast = SweepForecast(estimate.costs, sweep.space, config, n_concurrent)
@@ -123,6 +125,27 @@ def _run_on_ray(
 
     run = RunContext(sweep.plan, data, run_dir, resources, console, stopwatch)
     run_trials(run, sweep, trial_resources, forecast, seconds)
+
+
+def _share_gpus(
+    sweep: SweepPlan, data: PreparedData, resources: RayResources, allocated: TrialResources
+) -> TrialResources:
+    """Return the resources of trials, which share GPUs where a measurement allows it and the user did not choose."""
+    tuning = sweep.config.tune
+    if tuning.gpus_per_trial is not None or tuning.workers_per_trial > 1 or allocated.gpus == 0:
+        return allocated
+    from rainbow_ray.training.fit_data import FitData
+    from rainbow_ray.training.gpu_sharing import choose_fits_per_gpu
+
+    train, val = data.split.train_val_indices(0)
+    fit_data = FitData(
+        data.source, train, val, data.task, sweep.plan.input_spec, fold=0, split_by=data.split.split_by
+    )  # fmt: skip
+    n_fits = tuning.max_concurrent_trials or tuning.trials
+    n_shared = choose_fits_per_gpu(sweep.largest_config, fit_data, resources, n_fits)
+    if n_shared == 1:
+        return allocated
+    return _allocate(sweep.config.with_values({"tune.gpus_per_trial": part_of_gpu(n_shared)}), resources)
 
 
 def _allocate(config: Config, resources: RayResources) -> TrialResources:

@@ -6,6 +6,7 @@ Actors read the data and the encoder once and run one fold after the other.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from rainbow_ray.tasks.scores import empty_scores
 from rainbow_ray.training.checkpoint import CheckpointManager
 from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.fit_errors import user_facing_error
+from rainbow_ray.training.gpu_sharing import choose_fits_per_gpu
 from rainbow_ray.training.loggers import JsonLinesLogger, LogForwarder, MetricLogger, NullLogger
 from rainbow_ray.training.trainer import fit
 from rainbow_ray.utils.errors import TrainingError, first_line
@@ -124,7 +126,8 @@ def run_folds(
     import ray
 
     pending = [job for job in jobs if is_pending(job)]
-    n_actors, actor_resources = resources.allocate_fits(len(pending) + 1)
+    n_shared = choose_fits_per_gpu(*_fit_of(context, pending[0]), resources, len(pending)) if pending else 1
+    n_actors, actor_resources = resources.allocate_fits(len(pending) + 1, fits_per_gpu=n_shared)
     reference = ray.put(context)
     worker = ray.remote(**actor_resources, max_restarts=RESTARTS)(_FoldWorker)
     actors = [worker.remote() for _ in range(n_actors)]
@@ -228,6 +231,16 @@ def run_job(
     logger: MetricLogger = JsonLinesLogger(checkpoints.metrics) if process_group.is_main else NullLogger()
     if process_group.is_main:
         checkpoints.remove_temporary_files()
+    config, data = _fit_of(context, job)
+    data = dataclasses.replace(data, on_validation=on_validation)
+    output = fit(config, data, logger, checkpoints, process_group)
+    if process_group.is_main:
+        subsets = {f"{SUBSET_PREFIX}{name}": scores for name, scores in output.subset_scores.items()}
+        checkpoints.save_result({"train": output.train_scores, "val": output.val_scores, **subsets}, output.facts)
+
+
+def _fit_of(context: FitContext, job: FitJob) -> tuple[Config, FitData]:
+    """Return config and data of a fit."""
     config = job.config or context.config
     max_bytes = config.training.feature_cache_mb * MB
     frozen_cache = None
@@ -243,12 +256,8 @@ def run_job(
         split_by=context.split_by,
         schedule=refit_schedule(context, job) if job.length_from else None,
         frozen_cache=frozen_cache,
-        on_validation=on_validation,
     )
-    output = fit(config, data, logger, checkpoints, process_group)
-    if process_group.is_main:
-        subsets = {f"{SUBSET_PREFIX}{name}": scores for name, scores in output.subset_scores.items()}
-        checkpoints.save_result({"train": output.train_scores, "val": output.val_scores, **subsets}, output.facts)
+    return config, data
 
 
 def refit_schedule(context: FitContext, job: FitJob) -> TrainingSchedule:
