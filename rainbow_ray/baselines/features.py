@@ -150,7 +150,7 @@ def mean_hidden_states(examples: Examples, encoder: str, config: TextEncoderConf
     """
     target = pick_device(device)[0]
     model = load_frozen_encoder(encoder, config).to(target)
-    lengths = np.array([len(row) for row in examples.ragged(TOKENS)])
+    lengths = np.array([len(row) for row in examples.lists(TOKENS).rows()])
     means: np.ndarray | None = None
     collates = make_collates(InputSpec(text=encoder))
     with torch.no_grad():

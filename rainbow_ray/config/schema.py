@@ -99,10 +99,12 @@ class TuneConfig(Section):
         None, description="search space, as FILE:FUNCTION or module:function; null: tune_spaces.phaseN:space"
     )
     max_concurrent_trials: PositiveInt | None = Field(
-        None, description="maximum number of trials that run at the same time; null: number of GPUs, or of CPUs"
+        None, description="maximum number of trials that run at the same time; null: as many as the GPUs or CPUs hold"
     )
     gpus_per_trial: Positive | None = Field(
-        None, description="GPUs per trial; 0.25 lets four trials share a GPU; null: 1 if there are GPUs"
+        None,
+        description="GPUs per trial; 0.25 lets four trials share a GPU; null: 1 if there are GPUs, or less where a few"
+        " measured steps show that trials can share them",
     )
     workers_per_trial: PositiveInt = Field(1, description="number of workers that share each fit of a trial")
     prune: bool = Field(True, description="stop trials early that are unlikely to become the best one")

@@ -171,8 +171,10 @@ def make_batch(
     one_per_example, unit_to_example, present = torch.arange(len(indices)), {}, {}
     for name, inputs in units.items():
         unit_to_example[name] = inputs.pop("to_example", one_per_example)
-        counts = torch.bincount(unit_to_example[name], minlength=len(indices))
-        present[name] = inputs.pop("present") if "present" in inputs else counts > 0
+        if "present" in inputs:
+            present[name] = inputs.pop("present")
+        else:
+            present[name] = torch.bincount(unit_to_example[name], minlength=len(indices)) > 0
     return Batch(
         units=units,
         unit_to_example=unit_to_example,
@@ -194,7 +196,7 @@ def make_segment_times(table: pa.Table, indices: np.ndarray, sequence_ids: np.nd
     Returns:
         The times, with sequences renumbered from 0, or None where the rows of `table` are songs.
     """
-    if POSITION not in table.column_names:
+    if table.schema.get_field_index(POSITION) < 0:
         return None
     import torch
 

@@ -272,7 +272,7 @@ class InMemoryDataset(Dataset):
     @functools.cached_property
     def token_hash(self) -> str:
         """SHA-256 of the token ids of all examples, in order; part of the key of cached hidden states."""
-        ids = self.examples.ragged("input_ids")
+        ids = self.examples.lists("input_ids").rows()
         digest = hashlib.sha256(self.lengths.tobytes())
         for row in ids:
             digest.update(np.ascontiguousarray(row).data)
@@ -281,7 +281,7 @@ class InMemoryDataset(Dataset):
     @functools.cached_property
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
         """First example of each distinct row of token ids, and the distinct row of each example, `(examples,)`."""
-        ids = [row.tobytes() for row in self.examples.ragged("input_ids")]
+        ids = [row.tobytes() for row in self.examples.lists("input_ids").rows()]
         codes, values = pd.factorize(np.array(ids, dtype=object))
         return np.unique(codes, return_index=True)[1] if len(values) else np.array([], dtype=np.int64), codes
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
-import itertools
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rainbow_ray.data.list_column import ListColumn
 from rainbow_ray.data.normalize_rows import UNDECODABLE
 
 LABELS_DISAGREE = "labels of one song disagree"
@@ -23,14 +24,6 @@ LABEL_TOLERANCE = 1e-12  # relative difference up to which two numeric labels of
 ROW_COLUMNS = ("dropped", "label", UNDECODABLE)  # columns of normalized rows that examples do not have
 SLOT_SUFFIX = "_slot"  # suffix of the column with the source of each window: the index of the row within the song
 HASH_CHUNK = 65_536  # ids that are hashed at a time, because Python strings take much memory
-
-
-def _values_and_offsets(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of a list column, and where those of each row start and end."""
-    lists = column.combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):
-        lists = lists.chunk(0) if lists.num_chunks else pa.array([], lists.type)
-    return lists.values.to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
 
 
 @dataclass(frozen=True)
@@ -73,30 +66,43 @@ class Examples:
         """
         return np.asarray(self.table[column].to_numpy(zero_copy_only=False))
 
-    def ragged(self, column: str) -> list[np.ndarray]:
-        """Return a list column as one array per example.
+    def lists(self, column: str) -> ListColumn:
+        """Return a list column, which is kept for the next batch.
 
         Args:
             column: Name of the column.
 
         Returns:
-            Views of the values of each example; nothing is copied.
+            The column.
         """
-        values, offsets = _values_and_offsets(self.table[column])
-        return [values[start:stop] for start, stop in itertools.pairwise(offsets)]
+        if column not in self._lists:
+            self._lists[column] = ListColumn.from_arrow(self.table[column])
+        return self._lists[column]
 
-    def concatenated(self, column: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return a list column of some examples as one array.
+    def values(self, column: str) -> np.ndarray:
+        """Return a column of numbers or truth values, which is kept for the next batch.
 
         Args:
             column: Name of the column.
-            indices: Examples, int64 `(n,)`.
 
         Returns:
-            The values of all examples one after the other, `(values,)`, and their numbers, int `(n,)`.
+            `(examples,)`.
         """
-        values, offsets = _values_and_offsets(self.table[column].take(pa.array(indices)))
-        return values[offsets[0] : offsets[-1]], np.diff(offsets)
+        if column not in self._arrays:
+            self._arrays[column] = self.table[column].to_numpy()
+        return self._arrays[column]
+
+    @functools.cached_property
+    def _lists(self) -> dict[str, ListColumn]:
+        return {}
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is kept: copies of columns would be sent to other processes beside the table."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @property
     def ids(self) -> np.ndarray:

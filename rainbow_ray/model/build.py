@@ -64,7 +64,7 @@ def fit_bag_of_words(
     if bag_of_words is None:
         return
     examples = dataset.in_memory_subset(indices)
-    words = examples.examples.take(examples.positions).ragged(tokenize.WORDS)
+    words = examples.examples.take(examples.positions).lists(tokenize.WORDS).rows()
     classes = task.one_hot(dataset.targets[examples.indices])
     ratios = log_count_ratios(words, classes) if config.model.bag_of_words.weighting == "ratio" else None
     bag_of_words.fit(words, ratios, config.reproducibility.seed)

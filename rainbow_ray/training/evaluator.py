@@ -51,7 +51,11 @@ def forward_loss(
     logits = task.finalize_logits(logits, sequence_ids)
     if modalities is not None and isinstance(inputs, Batch):
         logits = logits.masked_fill(~inputs.has_any[:, None], torch.nan)
-    targets, weights = to_device(prepared.targets, device), to_device(prepared.weights, device)
+    targets, weights = (
+        (inputs.targets, inputs.weights)
+        if isinstance(inputs, Batch)
+        else (to_device(prepared.targets, device), to_device(prepared.weights, device))
+    )
     if sequence_ids is not None:
         # the loss must not compare the last segment of a sequence with the first one of the next
         targets = targets.clone()

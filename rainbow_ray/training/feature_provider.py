@@ -110,14 +110,11 @@ class FeatureProvider:
         Returns:
             The batch.
         """
-        targets, weights = (
-            torch.from_numpy(values[view.indices]) for values in (self.dataset.targets, self.dataset.weights)
-        )
+        columns = (self.dataset.targets, self.dataset.weights)
+        targets, weights = (torch.from_numpy(values[view.indices]) for values in columns)
         batch = self._collate(view) if self.features is None else None
-        if self.execution.device.type == "cuda":
-            batch = batch.pin_memory() if batch is not None else None
-            targets, weights = targets.pin_memory(), weights.pin_memory()
-        return PreparedBatch(view, batch, targets, weights)
+        prepared = PreparedBatch.of(view, batch, targets, weights)
+        return prepared.pin_memory() if self.execution.device.type == "cuda" else prepared
 
     def inputs(self, prepared: PreparedBatch) -> Batch | PrecomputedFeatures:
         """Return the input of the model for some examples, on the device.
@@ -274,7 +271,7 @@ class FeatureProvider:
         # a collective call: every worker makes it, also one without the entry
         is_cached_everywhere = all(group.all_gather_object(cached is not None))
         encoded = cached.to(self.execution.device) if cached is not None and is_cached_everywhere else encode(group)
-        words = tokenize.pad_rows(self.dataset.examples.ragged(tokenize.WORDS), 0).to(self.execution.device)
+        words = tokenize.pad_rows(self.dataset.examples.lists(tokenize.WORDS).rows(), 0).to(self.execution.device)
         with torch.no_grad():
             return self.model.append_bag_of_words(
                 encoded, words, torch.arange(len(encoded), device=self.execution.device)

@@ -223,7 +223,7 @@ def _linear_problem(
         bag_of_words = copy.deepcopy(model.bag_of_words)
         fit_bag_of_words(bag_of_words, dataset, view.indices[fitted], components.task, components.config)
         if bag_of_words is not None:
-            words = tokenize.pad_rows(view.examples.take(view.positions).ragged(tokenize.WORDS), 0)
+            words = tokenize.pad_rows(view.examples.take(view.positions).lists(tokenize.WORDS).rows(), 0)
             from_words = bag_of_words(words.to(features.device))
             features = torch.cat([features[:, : -from_words.shape[1]], from_words], dim=1)
     standardize = copy.deepcopy(model.standardize)

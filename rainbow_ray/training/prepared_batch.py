@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,34 @@ class PreparedBatch:
     batch: Batch | None
     targets: torch.Tensor
     weights: torch.Tensor
+
+    @staticmethod
+    def of(view: ExampleView, batch: Batch | None, targets: torch.Tensor, weights: torch.Tensor) -> PreparedBatch:
+        """Return a prepared batch whose inputs hold the same targets and weights, so that they are sent once.
+
+        Args:
+            view: The examples, `(n,)`.
+            batch: Their inputs, or None.
+            targets: Targets of the task, `(n, …)`.
+            weights: Loss weights, `(n,)`.
+
+        Returns:
+            The prepared batch.
+        """
+        if batch is not None:
+            batch = dataclasses.replace(batch, targets=targets, weights=weights)
+        return PreparedBatch(view, batch, targets, weights)
+
+    def pin_memory(self) -> PreparedBatch:
+        """Return a copy in pinned memory, from which a GPU reads without the host.
+
+        Returns:
+            The prepared batch, on the CPU.
+        """
+        if self.batch is None:
+            return PreparedBatch(self.view, None, self.targets.pin_memory(), self.weights.pin_memory())
+        batch = self.batch.pin_memory()
+        return PreparedBatch(self.view, batch, batch.targets, batch.weights)
 
     def __len__(self) -> int:
         return len(self.view)

@@ -122,6 +122,7 @@ class TrainStep:
         longest = int(components.features.dataset.lengths.max(initial=1))
         self._max_tokens = min(limits.examples, len(components.features.dataset)) * longest
         self.compiler = LayerCompiler(components, steps)
+        self._scale: float | None = None  # of the loss, as the host last read it
         self.norms: dict[str, torch.Tensor] = {}
         self.skipped_steps = 0
         self.notes: list[str] = []
@@ -159,16 +160,20 @@ class TrainStep:
             TrainingError: The loss is not finite, or one example alone does not fit into memory.
         """
         self.compiler.before_step(number)
+        self._scale = self.scaler.get_scale() if self._scale is None else self._scale
         limits = self.limits.current
         step = view if isinstance(view, PreparedStep) else PreparedStep(view, limits, list(self.micro_batches(view)))
         # Limits may have changed since, when the step before this one did not fit into memory.
         micro_batches = step.micro_batches if step.limits == limits else list(self.micro_batches(step.view))
+        is_shared = self.process_group.size > 1
         while True:
             rng = rng_state(self.device)
             losses = self._accumulate(micro_batches, weight)
             failed = micro_batches[len(losses)] if len(losses) < len(micro_batches) else None
+            # Several workers tell each other their losses first. One worker reads its own when the update is launched.
+            own_loss = sum(_read(losses)) if is_shared else 0.0
             loss, n_failures, n_requests = self.process_group.all_reduce_scalars(
-                sum(losses), float(failed is not None), float(wants_checkpoint)
+                own_loss, float(failed is not None), float(wants_checkpoint)
             )
             if not n_failures:
                 break
@@ -176,9 +181,9 @@ class TrainStep:
             micro_batches = list(self.micro_batches(step.view))
             set_rng_state(rng, self.device)  # the retry draws the same dropout masks as far as the cuts allow
         if not math.isfinite(loss):
-            raise self._not_finite_error(loss, number, losses, micro_batches)
+            raise self._not_finite_error(loss, number, _read(losses), micro_batches)
         try:
-            self._update()
+            scales = self._update()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -186,6 +191,10 @@ class TrainStep:
                 f"out of memory on {self.device.type} in step {number}: the state of the optimizer does not fit;"
                 f" {OUT_OF_MEMORY_ADVICE}"
             ) from error
+        values = _read(scales if is_shared else [*losses, *scales])
+        if not is_shared and not math.isfinite(loss := sum(values[: len(losses)])):
+            raise self._not_finite_error(loss, number, values[: len(losses)], micro_batches)
+        self._advance_schedule(values[-1] if scales else self._scale)
         self.limits.record_success(self._max_tokens)
         return StepResult(loss, n_requests > 0)
 
@@ -228,6 +237,7 @@ class TrainStep:
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"] and self.scaler.is_enabled():  # another machine may train in another precision
             self.scaler.load_state_dict(state["scaler"])
+        self._scale = None
         self.limits.current = MicroBatchLimits(**state["limits"])
         self.skipped_steps = state.get("skipped_steps", 0)  # not counted by earlier versions
 
@@ -258,7 +268,7 @@ class TrainStep:
         )  # fmt: skip
         yield from (view.take(rows) for rows in divided)
 
-    def _accumulate(self, micro_batches: Sequence[ExampleView | PreparedBatch], weight: float) -> list[float]:
+    def _accumulate(self, micro_batches: Sequence[ExampleView | PreparedBatch], weight: float) -> list[torch.Tensor]:
         """Accumulate this worker's gradients; return the losses of micro-batches up to the first that did not fit."""
         components, losses = self.components, []
         try:
@@ -272,7 +282,7 @@ class TrainStep:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        return torch.stack(losses).tolist() if losses else []
+        return losses
 
     def _halve_micro_batches(self, failed: ExampleView | PreparedBatch | None, number: int) -> None:
         """Halve the limits of all workers after a micro-batch of any of them exceeded the memory."""
@@ -299,8 +309,8 @@ class TrainStep:
     def _padded_tokens(self, view: ExampleView | PreparedBatch) -> int:
         return len(view) * int(self.components.features.dataset.lengths[view.indices].max(initial=1))
 
-    def _update(self) -> None:
-        """Average, clip and apply the accumulated gradients."""
+    def _update(self) -> list[torch.Tensor]:
+        """Average, clip and apply the accumulated gradients; return the next loss scale on the device, if any."""
         if self.process_group.size > 1:
             # The backward pass of a zero loss averages the gradients: all workers take part in it, however many
             # micro-batches each had, and none computes more than the others.
@@ -320,14 +330,19 @@ class TrainStep:
         if self.config.max_grad_norm:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm)
-        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.scaler.get_scale() < scale:  # the gradients overflowed, and the optimizer has made no step
+        # `get_scale` would wait for the device
+        return [self.scaler.scale(torch.ones((), device=self.device))] if self.scaler.is_enabled() else []
+
+    def _advance_schedule(self, scale: float) -> None:
+        """Advance the learning rate, unless gradients overflowed, and the optimizer has made no step."""
+        if self._scale is not None and scale < self._scale:
             self.skipped_steps += 1
         else:
             self.schedule.step()
+        self._scale = scale
 
     def _not_finite_error(
         self, loss: float, number: int, losses: list[float], micro_batches: Sequence[ExampleView | PreparedBatch]
@@ -344,6 +359,11 @@ class TrainStep:
             f"the loss of step {number} is {loss}, in a batch of the songs {', '.join(songs)}:"
             f" {divergence_advice(self.config)}"
         )
+
+
+def _read(scalars: Sequence[torch.Tensor]) -> list[float]:
+    """Return scalars of the device as numbers; it waits once for all of them."""
+    return [float(value) for value in torch.stack(list(scalars)).tolist()] if scalars else []
 
 
 def rng_state(device: torch.device) -> torch.Tensor:

@@ -51,7 +51,7 @@ def gradients_of(plan, data, folder: Path, monkeypatch) -> list[torch.Tensor]:
     train, val = data.split.train_val_indices(0)
     fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0)
     run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(folder), ProcessGroup())
-    monkeypatch.setattr(run.stepper, "_update", lambda: None)
+    monkeypatch.setattr(run.stepper, "_update", list)
     run.stepper.train_step(run.dataset.in_memory_subset(train[:16]), 16.0, number=1)
     return [p.grad.clone() for p in run.model.parameters() if p.grad is not None]
 
@@ -238,7 +238,7 @@ def test_a_step_that_was_prepared_ahead_has_the_same_gradient(songs_file, tiny_e
     for folder, is_prepared in (("a", False), ("b", True)):
         run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(tmp_path / folder), ProcessGroup())
         run.model.eval()  # no dropout
-        monkeypatch.setattr(run.stepper, "_update", lambda: None)
+        monkeypatch.setattr(run.stepper, "_update", list)
         view = run.dataset.in_memory_subset(train[:16])
         with monkeypatch.context() as patch:
             run_out_above(largest, patch)

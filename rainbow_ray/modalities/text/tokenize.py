@@ -126,6 +126,7 @@ def token_limit(name: str, config: TextEncoderConfig, encoder_config: Any) -> in
     return int(min(config.max_length, *limits.values()))
 
 
+@functools.lru_cache(maxsize=8)
 def pad_id(name: str) -> int:
     """Return the token id that pads short texts; the mask hides it from the encoder.
 
@@ -189,11 +190,11 @@ def collate(examples: Examples, indices: np.ndarray, *, pad_id: int) -> dict[str
         `input_ids` and `mask`, `(n, length)` int64; `words`, `(n, words)` int64, padded with 0; `present`, `(n,)` bool,
         false for empty texts.
     """
-    tokens, n_tokens = examples.concatenated(TOKENS, indices)
+    tokens, n_tokens = examples.lists(TOKENS).take(indices)
     ids = pad_values(tokens, n_tokens, pad_id)
     mask = torch.from_numpy((np.arange(ids.shape[1])[None] < n_tokens[:, None]).astype(np.int64))
-    is_present = np.asarray(examples.table[PRESENT].take(pa.array(indices)).to_numpy(), dtype=bool)
-    words = pad_values(*examples.concatenated(WORDS, indices), 0)
+    is_present = examples.values(PRESENT)[indices].astype(bool)
+    words = pad_values(*examples.lists(WORDS).take(indices), 0)
     return {TOKENS: ids, "mask": mask, WORDS: words, "present": torch.from_numpy(is_present)}
 
 

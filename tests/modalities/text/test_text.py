@@ -197,7 +197,7 @@ def test_texts_are_tokenised_as_the_tokenizer_does_and_cut(tiny_encoder):
     texts = ["door wall river", "a", "door wall river", "song " * 90]
     examples = prepared(texts, folder, limit=16)
     tokenizer = tokenize.load_tokenizer(folder)
-    for row, sentence in zip(examples.ragged(tokenize.TOKENS), texts, strict=True):
+    for row, sentence in zip(examples.lists(tokenize.TOKENS).rows(), texts, strict=True):
         assert row.tolist() == tokenizer(sentence, truncation=True, max_length=16)["input_ids"]
     assert examples.table["tokens"].to_pylist() == [5, 3, 5, 92]
     batch = tokenize.collate(examples, np.array([1, 0]), pad_id=0)
