@@ -150,7 +150,7 @@ def _activation_bytes(components: FitComponents, rows: ExampleView) -> int:
 def _time_steps(components: FitComponents, stepper: TrainStep, sample: np.ndarray, size: int) -> tuple[float, float]:
     """Return the median seconds of a training step of `size` examples, and of one example's forward pass."""
     step_seconds, encode_seconds, dataset = [], [], components.features.dataset
-    batches = scoring_batches(sample, dataset.lengths)
+    batches = scoring_batches(sample, dataset.lengths, components.execution.device.type)
     for _ in range(N_REPEATS):
         started = time.perf_counter()
         components.model.train()

@@ -144,6 +144,10 @@ class TrainingConfig(Section):
         description="number of workers that share one fit, or a range such as 1..4 (elastic); null: one per GPU, 1 on"
         " the CPU",
     )
+    fits_per_gpu: PositiveInt | None = Field(
+        None,
+        description="number of folds that share a GPU; null: as many, up to 4, as a few measured steps of one allow",
+    )
     ensemble: bool = Field(
         False,
         description="keep the models of all folds and average their scores, instead of one model trained on all songs",

@@ -111,7 +111,7 @@ def make_training_schedule(
         epochs = -(-config.min_steps // steps_of(size))
     grown, step_tokens = size, STEP_TOKENS if config.step_tokens is None else config.step_tokens
     min_steps = max(MIN_STEPS_OF_GROWN_BATCHES, config.min_steps)
-    while mean_tokens and grown * mean_tokens < step_tokens and steps_of(2 * grown) * epochs >= min_steps:
+    while mean_tokens and 2 * grown * mean_tokens <= step_tokens and steps_of(2 * grown) * epochs >= min_steps:
         grown *= 2
     if grown != size:
         factor = learning_rate_factor(config, grown)
@@ -180,6 +180,8 @@ def plan_batches(
     Returns:
         Indices of each step, which together hold every index of `blocks` once.
     """
+    if len(lengths) == 0:
+        return []
     rng = np.random.default_rng([seed, epoch])
     blocks = [np.arange(len(lengths))] if blocks is None else blocks
     order = np.concatenate([rng.permutation(block) for block in blocks])
@@ -346,12 +348,13 @@ def divide_sequences(
     return [BatchIndices.from_sequences(batch) for batch in batches]
 
 
-def scoring_batches(indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+def scoring_batches(indices: np.ndarray, lengths: np.ndarray, device_type: str = "cpu") -> list[np.ndarray]:
     """Divide examples into batches for scoring.
 
     Args:
         indices: Indices into `lengths`, int64 `(n,)`.
         lengths: Number of tokens of each example, `(examples,)`.
+        device_type: Type of the device that scores, a key of `PASS_OVERHEAD_TOKENS`.
 
     Returns:
         Batches of similar lengths, of at most `MAX_EVAL_TOKENS` padded tokens; none for no indices.
@@ -360,5 +363,5 @@ def scoring_batches(indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray
         return []
     return divide_batch(
         indices, lengths, max_examples=len(indices), max_tokens=MAX_EVAL_TOKENS,
-        overhead_tokens=PASS_OVERHEAD_TOKENS["cpu"],
+        overhead_tokens=PASS_OVERHEAD_TOKENS[device_type],
     )  # fmt: skip

@@ -345,7 +345,7 @@ class Predictor:
         examples = Examples(rows, np.zeros(len(indices), np.float32), np.ones(len(indices), np.float32))
         collates = prepare_collates(self.bundle, spec, self.device, rows)
         with torch.inference_mode():
-            for batch_rows in scoring_batches(np.arange(len(indices)), lengths(rows, spec)):
+            for batch_rows in scoring_batches(np.arange(len(indices)), lengths(rows, spec), self.device.type):
                 batch = make_batch(examples, batch_rows, collates).to(self.device)
                 batch_texts = examples.texts[batch_rows].tolist()
                 scored, rows_of_batch = score_batch(self.bundle, self.scorer, batch, batch_texts), indices[batch_rows]

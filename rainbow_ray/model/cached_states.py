@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rainbow_ray.model.device import free_memory_bytes, is_out_of_memory
+from rainbow_ray.model.device import ExecutionContext, free_memory_bytes, is_out_of_memory
 
 MAX_FRACTION_OF_FREE_MEMORY = 0.25  # of a GPU that resident states may take; the rest is for training
 
@@ -83,41 +83,47 @@ class ResidentStates:
         return self.values.index_select(0, rows.flatten()).view(*rows.shape, *self.values.shape[1:])
 
 
-def move_to_gpu(states: CachedHiddenStates | None, device: torch.device) -> ResidentStates | None:
+def move_to_gpu(states: CachedHiddenStates | None, execution: ExecutionContext) -> ResidentStates | None:
     """Copy hidden states to a GPU, so that steps send it row numbers alone.
 
     Args:
         states: The states, or None.
-        device: Device of the model.
+        execution: Device and precision of the fit.
 
     Returns:
-        The states on `device`; None without states, on other devices, and where they take more than a quarter of its
-        free memory.
+        The states on the device, in bf16 where the fit computes in bf16; None without states, on devices other than
+        GPUs, and where they take more than a quarter of the free memory.
     """
+    device = execution.device
     if states is None or device.type != "cuda":
         return None
-    n_bytes = states.values.numel() * states.values.element_size()
+    n_bytes = states.values.numel() * _resident_dtype(states, execution).itemsize
     if n_bytes > MAX_FRACTION_OF_FREE_MEMORY * free_memory_bytes(device):
         return None
     try:
-        return make_resident(states, device)
+        return make_resident(states, execution)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return None
 
 
-def make_resident(states: CachedHiddenStates, device: torch.device) -> ResidentStates:
-    """Copy hidden states to a device, whatever memory they take.
+def make_resident(states: CachedHiddenStates, execution: ExecutionContext) -> ResidentStates:
+    """Copy hidden states to the device of a fit, whatever memory they take.
 
     Args:
         states: The states.
-        device: Target device.
+        execution: Device and precision of the fit.
 
     Returns:
-        The states on `device`.
+        The states on the device.
     """
     shape = (len(states.values) + 1, *states.values.shape[1:])
-    values = torch.zeros(shape, dtype=states.values.dtype, device=device)
+    values = torch.zeros(shape, dtype=_resident_dtype(states, execution), device=execution.device)
     values[:-1].copy_(states.values)
     return ResidentStates(values)
+
+
+def _resident_dtype(states: CachedHiddenStates, execution: ExecutionContext) -> torch.dtype:
+    """Return bf16 for layers that compute in bf16, and round them anyway; fp16 has too small a range for outliers."""
+    return torch.bfloat16 if execution.precision.dtype is torch.bfloat16 else states.values.dtype

@@ -321,10 +321,27 @@ def _config_differences(run_dir: RunDir, config: Config) -> list[str]:
     if config.reproducibility.deterministic == "auto" and saved.reproducibility.deterministic is True:
         # the default of earlier versions, which was the same on CPUs
         saved = saved.with_values({"reproducibility.deterministic": "auto"})
-    if config.training.step_tokens == 0 and saved.training.step_tokens is None:
-        # earlier versions, which had no such key, did not set it where the batch size was set
-        saved = saved.with_values({"training.step_tokens": 0})
+    config = _with_saved_step_size(saved, config)
     return _compare(saved.model_dump(exclude=HASH_EXCLUDED), config.model_dump(exclude=HASH_EXCLUDED))
+
+
+def continued_config(run_dir: RunDir, config: Config) -> Config:
+    """Return the config with which a run goes on.
+
+    Args:
+        run_dir: Folder of the run.
+        config: Config of this start.
+
+    Returns:
+        The config, with steps of the size that the run began with.
+    """
+    return _with_saved_step_size(read_config(run_dir), config)
+
+
+def _with_saved_step_size(saved: Config, config: Config) -> Config:
+    if config.training.step_tokens is not None:
+        return config
+    return config.with_values({"training.step_tokens": saved.training.step_tokens})
 
 
 def read_config(run_dir: RunDir) -> Config:
@@ -348,11 +365,14 @@ def read_config(run_dir: RunDir) -> Config:
 
 
 def _with_earlier_defaults(document: Any) -> Any:
-    """Return the saved config of a run; runs of versions without `training.solver` trained in steps."""
+    """Return the saved config of a run, with what earlier versions did where keys are missing."""
     training = document.get("training") if isinstance(document, dict) else None
-    if not isinstance(training, dict) or "solver" in training or training.get("loss") not in SOLVED_LOSSES:
+    if not isinstance(training, dict):
         return document
-    return {**document, "training": {**training, "solver": "adamw"}}
+    earlier: dict[str, Any] = {"step_tokens": 0}  # steps did not grow
+    if training.get("loss") in SOLVED_LOSSES:
+        earlier["solver"] = "adamw"
+    return {**document, "training": {**earlier, **training}}
 
 
 def _compare(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -19,19 +20,32 @@ from rainbow_ray.config.schema import Config
 from rainbow_ray.data.dataset import InMemoryDataset
 from rainbow_ray.runs.run_dir import SPACE, RunDir, read_config
 from rainbow_ray.setup import prepare
-from rainbow_ray.setup.plan import BATCH_SIZE, RunPlan, keep_batch_size, make_plan
+from rainbow_ray.setup.plan import STEP_SIZE_KEYS, RunPlan, keep_step_size, make_plan
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.setup.segment_table import SONG_TARGET
 from rainbow_ray.setup.validate import check_values
 from rainbow_ray.training.loggers import wandb_notes
 from rainbow_ray.tuning.bbc_cv import min_detectable_difference
-from rainbow_ray.tuning.search_space import SearchParameters, Space, explore, find_conflicting_settings, load_space
+from rainbow_ray.tuning.search_space import (
+    PREPARED,
+    SearchParameters,
+    Space,
+    explore,
+    find_conflicting_settings,
+    load_space,
+)
 from rainbow_ray.tuning.sweep_forecast import SweepForecast
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.number_format import format_duration
 
 MIN_TRIAL_SECONDS = 5.0  # for all trials together; a budget that leaves less time is rejected
 RULES = ("prune", "race_alpha", "cost_aware")  # keys of `tune` that decide which trials end early, and which are tried
+BATCH_SIZE = "training.batch_size"
+# keys of which larger values do not tell the memory of a trial
+UNKNOWN_MEMORY_KEYS = (
+    *PREPARED, "model.audio_encoder.freeze_layers", "model.audio_encoder.layer",
+    "model.audio_encoder.freeze_feature_extractor", "training.batch_tokens",
+)  # fmt: skip
 BUDGET_MARGIN = 1.1  # of the least budget that is named, over the estimate: the next start may take longer
 
 
@@ -55,11 +69,24 @@ class SweepPlan:
         return self.plan.config
 
     @property
-    def largest_config(self) -> Config:
-        """The config of a trial that trains as many layers of the text encoder as the space allows."""
-        largest = {"model.text_encoder.freeze_layers": 0, "model.text_encoder.layer": "last"}
-        varied = {key: value for key, value in largest.items() if key in self.parameters.distributions}
-        return self.config.with_values(varied)
+    def largest_config(self) -> Config | None:
+        """The config of a trial that takes as much memory as any of the space; None where that cannot be told."""
+        varied = self.parameters.distributions
+        if any(key in varied for key in UNKNOWN_MEMORY_KEYS):
+            return None
+        largest: dict[str, Any] = {"model.text_encoder.freeze_layers": 0, "model.text_encoder.layer": "last"}
+        largest = {key: value for key, value in largest.items() if key in varied}
+        if BATCH_SIZE in varied:
+            largest[BATCH_SIZE] = max(_largest_choice(text) for text in varied[BATCH_SIZE])
+        return self.config.with_values(largest)
+
+
+def _largest_choice(distribution: str) -> int:
+    """Return the largest number of a distribution, which is given as JSON of Optuna."""
+    from optuna.distributions import CategoricalDistribution, json_to_distribution
+
+    parsed: Any = json_to_distribution(distribution)
+    return int(max(parsed.choices if isinstance(parsed, CategoricalDistribution) else [parsed.high]))
 
 
 def plan_sweep(resolved: Resolved) -> SweepPlan:
@@ -92,8 +119,8 @@ def plan_sweep(resolved: Resolved) -> SweepPlan:
         space = load_space(tuning.space, resolved.config.phase, _default_space(plan))
         if plan is not None:
             parameters = explore(space, plan.config, functools.partial(check_values, task=plan.task), seed)
-            if BATCH_SIZE in {*parameters.distributions, *parameters.constants}:
-                plan = dataclasses.replace(plan, config=keep_batch_size(plan.config))
+            if {*parameters.distributions, *parameters.constants}.intersection(STEP_SIZE_KEYS):
+                plan = dataclasses.replace(plan, config=keep_step_size(plan.config))
             warnings += [*parameters.notes, *find_conflicting_settings(space, plan.config, seed)]
     except InputError as error:
         problems += error.problems

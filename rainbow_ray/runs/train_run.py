@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import importlib
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
     prepare_environment()
 
     # After `prepare_environment`, which Ray and transformers read when they are imported.
-    from rainbow_ray.runs.run_dir import closing, open_run, resume_advice
+    from rainbow_ray.runs.run_dir import closing, continued_config, open_run, resume_advice
     from rainbow_ray.setup.plan import choose_manifest, make_plan
     from rainbow_ray.utils.console import make_console, show_activity
 
@@ -65,6 +66,7 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
         console.print(f"{run_dir.path} is already finished.")
         return EXIT_SUCCESS
     if options.resume and run_dir is not None:
+        plan = dataclasses.replace(plan, config=continued_config(run_dir, plan.config))
         console.print(f"Continuing {run_dir.path}")
     stopwatch.mark("imports and checks")
     advice = resume_advice(run_dir) if run_dir is not None else ""

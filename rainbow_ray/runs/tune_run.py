@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
 
 from rainbow_ray.config.load import Resolved
@@ -39,7 +40,7 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
     prepare_environment()
 
     # After `prepare_environment`, which Ray and transformers read when they are imported.
-    from rainbow_ray.runs.run_dir import closing, resume_advice
+    from rainbow_ray.runs.run_dir import closing, continued_config, resume_advice
     from rainbow_ray.runs.sweep_plan import changed_rules, plan_sweep
     from rainbow_ray.setup.plan import choose_manifest
     from rainbow_ray.utils.console import make_console
@@ -52,6 +53,8 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
     if run_dir is not None and _report_finished(run_dir, sweep.config, console):
         return EXIT_SUCCESS
     if options.resume and run_dir is not None:
+        plan = dataclasses.replace(sweep.plan, config=continued_config(run_dir, sweep.config))
+        sweep = dataclasses.replace(sweep, plan=plan)
         console.print(f"Continuing {run_dir.path}")
         for note in changed_rules(run_dir, sweep.config):
             console.print(f"Note: {note}")
@@ -106,7 +109,8 @@ def _run_on_ray(
     check_gpus(resources, config.training.device)
     data = prepare_sweep_data(sweep.plan, console)
     stopwatch.mark("data")
-    trial_resources = _share_gpus(sweep, data, resources, trial_resources)
+    if run_dir is not None:
+        trial_resources = _share_gpus(sweep, data, run_dir, resources, trial_resources)
     n_concurrent = trial_resources.max_concurrent
     estimate = estimate_sweep(sweep.plan, data, n_concurrent)
     forecast = SweepForecast(estimate.costs, sweep.space, config, n_concurrent)
@@ -128,21 +132,22 @@ def _run_on_ray(
 
 
 def _share_gpus(
-    sweep: SweepPlan, data: PreparedData, resources: RayResources, allocated: TrialResources
+    sweep: SweepPlan, data: PreparedData, run_dir: RunDir, resources: RayResources, allocated: TrialResources
 ) -> TrialResources:
     """Return the resources of trials, which share GPUs where a measurement allows it and the user did not choose."""
-    tuning = sweep.config.tune
-    if tuning.gpus_per_trial is not None or tuning.workers_per_trial > 1 or allocated.gpus == 0:
+    tuning, largest = sweep.config.tune, sweep.largest_config
+    is_chosen = tuning.gpus_per_trial is not None or tuning.workers_per_trial > 1
+    if is_chosen or allocated.gpus == 0 or largest is None:
         return allocated
-    from rainbow_ray.training.fit_data import FitData
+    from rainbow_ray.training.cross_validation import FitContext, FitJob, data_of_job
     from rainbow_ray.training.gpu_sharing import choose_fits_per_gpu
 
     train, val = data.split.train_val_indices(0)
-    fit_data = FitData(
-        data.source, train, val, data.task, sweep.plan.input_spec, fold=0, split_by=data.split.split_by
-    )  # fmt: skip
+    cache = run_dir.file("frozen_features")
+    context = FitContext(largest, data.source, data.task, sweep.plan.input_spec, data.split.split_by, cache)
+    _, fit_data = data_of_job(context, FitJob(0, train, val, run_dir.path))
     n_fits = tuning.max_concurrent_trials or tuning.trials
-    n_shared = choose_fits_per_gpu(sweep.largest_config, fit_data, resources, n_fits)
+    n_shared = choose_fits_per_gpu(largest, fit_data, resources, n_fits)
     if n_shared == 1:
         return allocated
     return _allocate(sweep.config.with_values({"tune.gpus_per_trial": part_of_gpu(n_shared)}), resources)

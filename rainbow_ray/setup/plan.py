@@ -36,7 +36,8 @@ from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.paths import resolve_path
 
 STEM_EPOCHS = 6  # default for stems, because each epoch reads a song once per stem
-BATCH_SIZE = "training.batch_size"
+STEP_SIZE_KEYS = ("training.batch_size", "training.gradient_accumulation_steps")
+STEP_TOKENS = "training.step_tokens"
 
 T = TypeVar("T")
 
@@ -251,8 +252,8 @@ def target_of_task(phase: int, task: Task) -> str:
     return next(targets, get_phase(phase).target)
 
 
-def keep_batch_size(config: Config) -> Config:
-    """Return a config in which steps do not grow beyond a batch size that the user set.
+def keep_step_size(config: Config) -> Config:
+    """Return a config in which steps do not grow beyond a size that the user set.
 
     Args:
         config: The config.
@@ -260,7 +261,7 @@ def keep_batch_size(config: Config) -> Config:
     Returns:
         The config with `training.step_tokens`; a value that is set there stays.
     """
-    return config if config.training.step_tokens is not None else config.with_values({"training.step_tokens": 0})
+    return config if config.training.step_tokens is not None else config.with_values({STEP_TOKENS: 0})
 
 
 def _build_plan(config: Config, source: Source, opened: OpenedInputs, resolved: Resolved) -> RunPlan:
@@ -279,8 +280,9 @@ def _build_plan(config: Config, source: Source, opened: OpenedInputs, resolved: 
     unit = phase.example_level if source.segments is not None else config.data.example_level or default_level
     if unit == "stem" and "training.epochs" not in resolved.user_keys:
         config = config.with_values({"training.epochs": min(config.training.epochs, STEM_EPOCHS)})
-    if BATCH_SIZE in resolved.user_keys:
-        config = keep_batch_size(config)
+    # a config that a run has saved names every key
+    if resolved.user_keys.intersection(STEP_SIZE_KEYS) and STEP_TOKENS not in resolved.user_keys:
+        config = keep_step_size(config)
     return RunPlan(
         config=config,
         task=task,

@@ -126,7 +126,7 @@ def run_folds(
     import ray
 
     pending = [job for job in jobs if is_pending(job)]
-    n_shared = choose_fits_per_gpu(*_fit_of(context, pending[0]), resources, len(pending)) if pending else 1
+    n_shared = choose_fits_per_gpu(*data_of_job(context, pending[0]), resources, len(pending)) if pending else 1
     n_actors, actor_resources = resources.allocate_fits(len(pending) + 1, fits_per_gpu=n_shared)
     reference = ray.put(context)
     worker = ray.remote(**actor_resources, max_restarts=RESTARTS)(_FoldWorker)
@@ -231,7 +231,7 @@ def run_job(
     logger: MetricLogger = JsonLinesLogger(checkpoints.metrics) if process_group.is_main else NullLogger()
     if process_group.is_main:
         checkpoints.remove_temporary_files()
-    config, data = _fit_of(context, job)
+    config, data = data_of_job(context, job)
     data = dataclasses.replace(data, on_validation=on_validation)
     output = fit(config, data, logger, checkpoints, process_group)
     if process_group.is_main:
@@ -239,8 +239,16 @@ def run_job(
         checkpoints.save_result({"train": output.train_scores, "val": output.val_scores, **subsets}, output.facts)
 
 
-def _fit_of(context: FitContext, job: FitJob) -> tuple[Config, FitData]:
-    """Return config and data of a fit."""
+def data_of_job(context: FitContext, job: FitJob) -> tuple[Config, FitData]:
+    """Return config and data of a fit.
+
+    Args:
+        context: What all fits share.
+        job: The fit.
+
+    Returns:
+        What `fit` is called with.
+    """
     config = job.config or context.config
     max_bytes = config.training.feature_cache_mb * MB
     frozen_cache = None

@@ -60,10 +60,11 @@ class EpochPlanner:
         seed, sample = self.config.reproducibility.seed, self.sample(epoch)
         if self.dataset.sequence_index is not None:
             return plan_sequences(self._sequences(epoch), schedule.steps_per_epoch, seed=seed, epoch=epoch)
+        has_copies = self.config.training.sampling == "oversample"  # which would all be in one step, of equal length
         blocks = [sample] if random_access else self.dataset.shuffle_blocks(sample, seed=seed, epoch=epoch)
         planned = plan_batches(
             self.dataset.lengths, batch_size=schedule.global_batch_size, seed=seed, epoch=epoch, blocks=blocks,
-            strata=self._strata() if by_length else None,
+            strata=self._strata() if by_length and not has_copies else None,
         )  # fmt: skip
         return [BatchIndices(step) for step in planned]
 

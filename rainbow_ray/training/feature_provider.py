@@ -10,6 +10,7 @@ Three things are computed before the first step and then read from caches:
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -88,8 +89,9 @@ class FeatureProvider:
         self.cache_use: CacheUse | None = None
         self.view_seed: int | None = None
         self.audio_features = AudioFeatureCache(model, input_spec, execution.device, execution.precision)
+        provider = weakref.proxy(self)  # in a cycle, its tensors would stay on the GPU until Python looks for cycles
         self.collates = make_collates(
-            input_spec, self.audio_features.find, lambda: self.view_seed if model.training else None
+            input_spec, self.audio_features.find, lambda: provider.view_seed if model.training else None
         )
         if window_keys is None:
             window_keys = {modality: dataset.window_names(modality) for modality in input_spec.cached}
@@ -99,7 +101,7 @@ class FeatureProvider:
         self.features = self._compute_features()
         if self.features is None:
             self.hidden_states = self._compute_hidden_states()
-        self.resident_states = move_to_gpu(self.hidden_states, execution.device)
+        self.resident_states = move_to_gpu(self.hidden_states, execution)
 
     def prepare(self, view: ExampleView) -> PreparedBatch:
         """Return everything that a forward pass and its loss read, before it is moved to the device.
@@ -199,7 +201,7 @@ class FeatureProvider:
             return self._read_views(process_group.shard(divided))
         batches: list[np.ndarray] = []
         for block in self.dataset.shuffle_blocks(indices, seed=0, epoch=0):
-            batches += scoring_batches(block, self.dataset.lengths)
+            batches += scoring_batches(block, self.dataset.lengths, self.execution.device.type)
         return self.dataset.iter_batches(process_group.shard(batches))
 
     def fit_statistics(self, indices: np.ndarray) -> None:
@@ -225,7 +227,7 @@ class FeatureProvider:
         """
         if self.features is not None:
             return self.features[torch.from_numpy(view.indices).to(self.execution.device)]
-        batches = scoring_batches(np.arange(len(view)), self.dataset.lengths[view.indices])
+        batches = scoring_batches(np.arange(len(view)), self.dataset.lengths[view.indices], self.execution.device.type)
         group = self.execution.process_group
         views = (view.take(batch) for batch in group.shard(batches))
         return self._encode(views, view.indices, self.model.features, self.model.width, group)
@@ -300,7 +302,7 @@ class FeatureProvider:
                     start, end = starts[text], starts[text + 1]
                     out[start:end] = states[row, : end - start]
 
-            for batch in scoring_batches(first, dataset.lengths):
+            for batch in scoring_batches(first, dataset.lengths, self.execution.device.type):
                 run_in_halves(fill_batch, dataset.in_memory_subset(batch), self.execution.device)
 
         values = self._get_cached(self._cache_key(depth), shape, sample.dtype, fill)
@@ -337,8 +339,6 @@ class FeatureProvider:
         """Return the depth and states of the deepest cached layer below `depth` whose following layers are frozen."""
         assert self.frozen_cache is not None
         assert self.model.text is not None
-        if dtype is not torch.float32:
-            return None  # rounded states must not depend on which others were cached before
         for lesser in range(depth - 1, 0, -1) if not self.model.text.mixed else ():
             values = self.frozen_cache.find(self._cache_key(lesser), shape, dtype)
             if values is not None:
@@ -358,9 +358,7 @@ class FeatureProvider:
         )
         start = (shallower[0], shallower[1].pad(view.indices).to(device)) if shallower is not None else None
         with self.execution.autocast():
-            states = self.model.text.states(inputs[tokenize.TOKENS], inputs["mask"], depth, start)
-        # layers that follow in bf16 round them anyway; fp16 has too small a range for some encoders
-        return states.bfloat16() if self.execution.precision.dtype is torch.bfloat16 else states
+            return self.model.text.states(inputs[tokenize.TOKENS], inputs["mask"], depth, start)
 
     def _cache_key(self, depth: int, pooling: str = "") -> str:
         """Return the key of everything that the output of the frozen layers depends on."""

@@ -10,7 +10,9 @@ Reference:
 
 from __future__ import annotations
 
+import itertools
 import os
+import statistics
 import time
 import warnings
 
@@ -23,6 +25,7 @@ from rainbow_ray.utils.cache_dir import make_cache_dir
 FIRST_TIMED, LAST_TIMED = 10, 40  # steps whose time forecasts the rest: the first ones allocate memory
 # Compiling takes about a minute. In this time left, a saving of a tenth makes up for it.
 MIN_SECONDS_LEFT = 600.0
+MAX_GRAPHS = 64  # of one layer's code in a process
 SHORT_LENGTH = 16  # tokens of the first texts that are run through compiled layers
 CACHE_FOLDER = "compile"  # in the user's cache folder: PyTorch's default is a folder that other users could make
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -46,11 +49,20 @@ class LayerCompiler:
         self._timed: list[float] = []
         self.notes: list[str] = []
         self._longest = int(components.features.dataset.lengths.max(initial=1))
-        text = components.model.text
-        if not components.trains_text or text is None or text.adapter is None:
+        reason = self._reason_against()
+        if reason is not None:
             self._is_decided = True
             if self._requested is True:
-                self.notes.append("training.compile: true has no effect, because no layer of a text encoder is trained")
+                self.notes.append(f"training.compile: true has no effect, because {reason}")
+
+    def _reason_against(self) -> str | None:
+        """Return why no layer can be compiled, as a clause; None if some can."""
+        text = self._components.model.text
+        if text is None or not self._components.trains_text:
+            return "no layer of a text encoder is trained"
+        if text.adapter is None:
+            return f"the layers of {text.body.config.model_type!r} encoders run as a whole"
+        return None
 
     def before_step(self, number: int) -> None:
         """Compile the layers if it is time to do so.
@@ -65,14 +77,16 @@ class LayerCompiler:
             self._is_decided = True
             self._compile()
             return
-        if device.type != "cuda":  # on CPUs, compiled layers took 0.95 to 1.04 times as long
+        # On CPUs, compiled layers took 0.95 to 1.04 times as long. Results that must repeat cannot depend on time.
+        if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
             self._is_decided = True
             return
         self._timed.append(time.perf_counter())
         if len(self._timed) <= LAST_TIMED:
             return
         self._is_decided = True
-        step_seconds = (self._timed[LAST_TIMED] - self._timed[FIRST_TIMED]) / (LAST_TIMED - FIRST_TIMED)
+        # the median leaves out evaluations and checkpoints between two steps
+        step_seconds = statistics.median(b - a for a, b in itertools.pairwise(self._timed[FIRST_TIMED:]))
         if step_seconds * (self._steps - number) >= MIN_SECONDS_LEFT:
             self._compile()
 
@@ -84,9 +98,10 @@ class LayerCompiler:
         devices = [execution.device] if execution.device.type == "cuda" else []
         start = time.perf_counter()
         try:
-            # dropout must draw the same masks after a fit is resumed, whether or not it compiles again
+            # Compiling draws random numbers, which the fit must not miss. Compiled dropout draws others than before.
             with torch.random.fork_rng(devices), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of PyTorch, about its own code
+                _allow_many_graphs()
                 text.compile_layers()
                 for length in sorted({SHORT_LENGTH, max(SHORT_LENGTH, self._longest)}):  # both kinds of graphs
                     self._train_once(text, length)
@@ -95,6 +110,8 @@ class LayerCompiler:
             reason = str(error).strip().partition("\n")[0]
             self.notes.append(f"training.compile: the layers are not compiled, because that failed: {reason}")
             return
+        # What else fails to compile runs as it is: a fit does not end for that.
+        torch._dynamo.config.suppress_errors = True
         seconds = time.perf_counter() - start
         self.notes.append(f"training.compile: the trained layers were compiled, in {seconds:.0f} s")
 
@@ -104,7 +121,20 @@ class LayerCompiler:
         ids = torch.ones(2, length, dtype=torch.long, device=execution.device)
         mask = torch.ones_like(ids)
         mask[1, length // 2 :] = 0
+        states = None
+        if self._components.features.hidden_states is not None:
+            with torch.no_grad(), execution.autocast():
+                states = text.states(ids, mask, text.constant_depth)
         with execution.autocast():
-            hidden = text(ids, mask)
+            hidden = text(ids, mask, states)
         trained = [parameter for parameter in text.parameters() if parameter.requires_grad]
         torch.autograd.grad(hidden.float().sum(), trained, allow_unused=True)
+
+
+def _allow_many_graphs() -> None:
+    """Let fits of one process, which may differ in dropout and precision, have graphs of their own."""
+    import torch._dynamo
+
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before PyTorch 2.7
+    setattr(config, name, max(MAX_GRAPHS, getattr(config, name)))

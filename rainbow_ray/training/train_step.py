@@ -29,6 +29,8 @@ from rainbow_ray.training.optimizer import make_optimizer, make_schedule
 from rainbow_ray.training.prepared_batch import PreparedBatch
 from rainbow_ray.utils.errors import TrainingError
 
+GPU_BATCH_TOKENS = 16_384  # padded tokens of a micro-batch of texts, which a GPU computes as fast as larger ones
+
 
 @dataclass(frozen=True)
 class PreparedStep:
@@ -58,9 +60,6 @@ class StepResult:
     wants_checkpoint: bool
 
 
-GPU_BATCH_TOKENS = 16_384  # padded tokens of a micro-batch of texts, which a GPU computes as fast as larger ones
-
-
 def initial_limits(components: FitComponents) -> MicroBatchLimits:
     """Return the largest size of a micro-batch, as long as memory suffices.
 
@@ -75,13 +74,12 @@ def initial_limits(components: FitComponents) -> MicroBatchLimits:
         `training.batch_size` examples, and twice as many for sequences whose features are constant.
     """
     config, is_sequence_task = components.config.training, components.task.is_sequence_task
-    is_gpu, chooses_size = components.execution.device.type == "cuda", config.step_tokens is None
+    is_gpu, is_light = components.execution.device.type == "cuda", components.model.has_frozen_features
     if config.batch_tokens is not None:
         return MicroBatchLimits(sys.maxsize, config.batch_tokens)
-    if is_gpu and chooses_size and _reads_songs_of_text(components):
+    if is_gpu and config.step_tokens is None and not is_light and _reads_songs_of_text(components):
         return MicroBatchLimits(sys.maxsize, GPU_BATCH_TOKENS)
-    is_light = is_sequence_task and components.model.has_frozen_features
-    return MicroBatchLimits(config.batch_size * (2 if is_light else 1), None)
+    return MicroBatchLimits(config.batch_size * (2 if is_sequence_task and is_light else 1), None)
 
 
 def _reads_songs_of_text(components: FitComponents) -> bool:

@@ -71,6 +71,10 @@ def test_padding_is_small_with_few_songs(device):
     assert sum(len(batch) * lengths[batch].max() for batch in micro_batches) / lengths.sum() <= 1.15
 
 
+def test_an_epoch_without_examples_has_no_steps():
+    assert plan_batches(np.zeros(0, dtype=np.int64), batch_size=8, seed=0, epoch=0) == []
+
+
 def test_steps_are_random_where_length_does_not_matter():
     lengths, _ = correlated_songs(640)
     steps = plan_batches(lengths, batch_size=16, seed=0, epoch=0)
@@ -143,11 +147,12 @@ def test_fewer_examples_shrink_batches_then_grow_epochs(examples, keys, expected
     ("examples", "tokens", "keys", "expected"),
     [
         (10_000, 100.0, {}, (20, 64, 157)),  # 128 examples would leave 1,580 steps
-        (100_000, 100.0, {}, (20, 512, 196)),  # 328 songs have 32,768 tokens
-        (100_000, 250.0, {}, (20, 256, 391)),
+        (100_000, 100.0, {}, (20, 256, 391)),  # 328 songs have 32,768 tokens
+        (100_000, 128.0, {}, (20, 256, 391)),
+        (100_000, 250.0, {}, (20, 128, 782)),
         (100_000, 100.0, {"step_tokens": 0}, (20, 32, 3125)),
         (100_000, 100.0, {"step_tokens": 6400}, (20, 64, 1563)),
-        (100_000, 100.0, {"gradient_accumulation_steps": 4}, (20, 512, 196)),
+        (100_000, 100.0, {"gradient_accumulation_steps": 4}, (20, 256, 391)),
         (100_000, 100.0, {"min_steps": 20_000}, (20, 64, 1563)),
         (100_000, None, {}, (20, 32, 3125)),
         (3_000, 100.0, {}, (20, 32, 94)),

@@ -45,6 +45,7 @@ cache = FrozenFeatureCache(Path(folder).parent / "frozen_features", 2**24)
 fit_fold(plan, data_of(plan), Path(folder), process_group=process_group, frozen_cache=cache)
 distributed.barrier()  # a worker that ends while another still communicates can crash in gloo's threads
 distributed.destroy_process_group()
+os._exit(0)  # threads of gloo may still run when the interpreter ends, and would abort it
 """
 
 

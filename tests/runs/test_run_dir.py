@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.runs.run_dir import FORMER_FILES, RunDir, closing, open_run
+from rainbow_ray.runs.run_dir import FORMER_FILES, RunDir, closing, continued_config, open_run
 from rainbow_ray.utils.errors import InputError
 
 
@@ -85,8 +85,8 @@ def test_an_earlier_version_trained_numbers_in_steps(config, loss, message):
     release(open_run(config, "a", resume=True))
 
 
-def test_an_earlier_version_kept_a_batch_size_that_was_set(config):
-    """It had no `training.step_tokens`, which is 0 in runs whose user sets a batch size."""
+def test_a_run_of_an_earlier_version_goes_on_with_steps_of_the_same_size(config):
+    """It had no `training.step_tokens`, and steps did not grow."""
     run_dir = open_run(config, "a", resume=False)
     for name in ("data.json", "split.json"):
         run_dir.file(name).touch()
@@ -95,9 +95,21 @@ def test_an_earlier_version_kept_a_batch_size_that_was_set(config):
     run_dir.file("config.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     release(run_dir)
     for tokens in (None, 0):
-        release(open_run(config.with_values({"training.step_tokens": tokens}), "a", resume=True))
-    with pytest.raises(InputError, match=r"training\.step_tokens was null, now 500"):
+        resumed = config.with_values({"training.step_tokens": tokens})
+        release(open_run(resumed, "a", resume=True))
+        assert continued_config(run_dir, resumed).training.step_tokens == 0
+    with pytest.raises(InputError, match=r"training\.step_tokens was 0, now 500"):
         open_run(config.with_values({"training.step_tokens": 500}), "a", resume=True)
+
+
+def test_a_run_goes_on_with_steps_as_it_began(config):
+    run_dir = open_run(config, "a", resume=False)
+    for name in ("data.json", "split.json"):
+        run_dir.file(name).touch()
+    release(run_dir)
+    assert continued_config(run_dir, config).training.step_tokens is None
+    with pytest.raises(InputError, match=r"training\.step_tokens was null, now 0"):
+        open_run(config.with_values({"training.step_tokens": 0}), "a", resume=True)
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rainbow_ray.config.load import resolve
+from rainbow_ray.config.load import dump, resolve
 from rainbow_ray.config.schema import Config
 from rainbow_ray.modalities.spec import get_modality, modality_names
 from rainbow_ray.runs.sweep_plan import plan_sweep
@@ -97,6 +97,40 @@ def test_steps_do_not_grow_beyond_a_batch_size_that_the_user_set(songs_file, key
     common = [("data.manifest_path", str(songs_file)), ("model.text_encoder.model_name", "embedded")]
     plan = make_plan(resolve(None, {}, [*common, *keys]))
     assert plan.config.training.step_tokens == expected
+
+
+@pytest.mark.parametrize("keys", [[], [("training.batch_size", 16)], [("training.gradient_accumulation_steps", 2)]])
+def test_a_saved_config_gives_the_same_config_again(songs_file, tmp_path, keys):
+    """It names every key, the batch size too, though the user may have set none of them."""
+    common = [("data.manifest_path", str(songs_file)), ("model.text_encoder.model_name", "embedded")]
+    first = make_plan(resolve(None, {}, [*common, *keys])).config
+    assert first.training.step_tokens == (0 if keys else None)
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(first), encoding="utf-8")
+    assert make_plan(resolve(file, {}, [])).config == first
+
+
+SPACE = """
+def space(trial):
+    trial.suggest_categorical("model.text_encoder.freeze_layers", ["all", 3])
+    trial.suggest_categorical("training.batch_size", [8, 24, 16])
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "is_known"),
+    [("pass", True), ("trial.suggest_int('model.text_encoder.max_length', 64, 128)", False)],
+)
+def test_the_largest_trial_of_a_space_is_told_where_its_memory_is_known(songs_file, tmp_path, line, is_known):
+    space = tmp_path / "sized_space.py"
+    space.write_text(SPACE.format(line))
+    keys = [("data.manifest_path", str(songs_file)), ("model.text_encoder.model_name", "embedded")]
+    largest = plan_sweep(resolve(None, {}, [*keys, ("tune.space", f"{space}:space")])).largest_config
+    assert (largest is not None) == is_known
+    if largest is not None:
+        assert largest.model.text_encoder.freeze_layers == 0
+        assert largest.training.batch_size == 24
 
 
 @pytest.mark.parametrize(("suggested", "expected"), [("training.batch_size", 0), ("training.warmup_ratio", None)])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rainbow_ray.distributed.resources import RayResources, part_of_gpu
+from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.training import gpu_sharing
 from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.gpu_sharing import MAX_FITS_PER_GPU, GpuUse, choose_fits_per_gpu, fits_per_gpu
@@ -63,7 +64,8 @@ def fit_data_of(manifest: Path, encoder: Path, **keys: Any) -> tuple[Any, FitDat
 
 
 def test_the_measurement_trains_on_the_longest_texts_first(songs_file, tiny_encoder, monkeypatch):
-    config, data = fit_data_of(songs_file, tiny_encoder("bert"))
+    config, data = fit_data_of(songs_file, tiny_encoder("bert"), training__compile=True)  # compiling is not measured
+    monkeypatch.setattr(TextEncoder, "compile_layers", lambda encoder: pytest.fail("compiled"))
     assert gpu_sharing.measure_gpu_use(config, data) is None  # on a CPU
     trained: list[np.ndarray] = []
     train_step = TrainStep.train_step
@@ -80,6 +82,11 @@ def test_the_measurement_trains_on_the_longest_texts_first(songs_file, tiny_enco
     lengths = data.dataset.lengths
     padded = [len(step) * lengths[step].max() for step in trained]
     assert padded[0] == max(padded)
+
+
+def test_the_user_may_set_how_many_fits_share_a_gpu(songs_file, tiny_encoder):
+    config, data = fit_data_of(songs_file, tiny_encoder("bert"), training__device="auto", training__fits_per_gpu=3)
+    assert choose_fits_per_gpu(config, data, RayResources(16, 1, None), 6) == 3
 
 
 @pytest.mark.parametrize(
@@ -108,6 +115,7 @@ from rainbow_ray.training import cross_validation, gpu_sharing
 from rainbow_ray.training.cross_validation import FitContext, FitJob, run_folds
 from rainbow_ray.training.gpu_sharing import GpuUse
 from rainbow_ray.training.loggers import LogForwarder
+from rainbow_ray.utils.errors import TrainingError
 from tests.training.test_gpu_sharing import KEYS, GB
 from tests.helpers import data_of, plan_of
 
@@ -118,7 +126,18 @@ data = data_of(plan)
 resources = RayResources(8, 1, None, node_cpus=8)
 context = FitContext(plan.config, data.source, plan.task, plan.input_spec, "id")
 jobs = [FitJob(fold, *data.split.train_val_indices(fold), folder / str(fold)) for fold in range(3)]
-refused = gpu_sharing.choose_fits_per_gpu(*cross_validation._fit_of(context, jobs[0]), resources, 4)
+refused = []
+
+def crash(reference):
+    raise ValueError("the driver is confused")
+
+for measure in (gpu_sharing._measure, crash):
+    gpu_sharing._measure = measure
+    try:
+        arguments = cross_validation.data_of_job(context, jobs[0])
+        refused.append(gpu_sharing.choose_fits_per_gpu(*arguments, resources, 4))
+    except TrainingError as error:
+        refused.append(str(error))
 
 gpu_sharing._measure = lambda reference: GpuUse(2 * GB, 24 * GB, 0.25)
 plan = plan_of(manifest, encoder, **KEYS)  # the fits themselves train on the CPU, in actors with parts of the GPU
@@ -142,8 +161,9 @@ def test_folds_run_in_actors_with_parts_of_a_gpu(songs_file, tiny_encoder, tmp_p
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     refused, options, n_scores = json.loads(done.stdout.splitlines()[-1])
-    assert refused == 1
-    assert "each fit has a GPU of its own, because measuring one failed" in done.stderr
+    assert refused[0].startswith("Ray has assigned a GPU, but")  # as the fit itself would say it
+    assert refused[1] == 1
+    assert "GPU of its own, because measuring one failed: the driver is confused" in done.stderr
     assert options == [[3, {"num_gpus": 0.3333, "num_cpus": 2}]]
     assert "3 fits share a GPU: one takes 2.0 of 24 GB, and computes 25% of the time" in done.stderr
     assert len(n_scores) == 3

@@ -10,9 +10,15 @@ import torch
 from transformers import AutoModel
 
 from rainbow_ray.config.schema import TextEncoderConfig
+from rainbow_ray.distributed.process_group import ProcessGroup
 from rainbow_ray.modalities.text.encoder import TextEncoder
+from rainbow_ray.model.frozen_feature_cache import MB, FrozenFeatureCache
 from rainbow_ray.training import layer_compiler
+from rainbow_ray.training.checkpoint import CheckpointManager
+from rainbow_ray.training.fit_data import FitData
 from rainbow_ray.training.layer_compiler import FIRST_TIMED, LAST_TIMED, MIN_SECONDS_LEFT, LayerCompiler
+from rainbow_ray.training.loggers import NullLogger
+from rainbow_ray.training.trainer import Trainer
 from tests.helpers import data_of, fit_fold, plan_of
 
 KEYS: dict[str, Any] = {
@@ -67,6 +73,28 @@ def test_all_layers_and_lengths_share_few_graphs_without_breaks(tiny_encoder, fa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_the_graphs_of_training_are_compiled_before_its_steps(
+    songs_file, tiny_encoder, tmp_path, monkeypatch, is_cached
+):
+    """A failure of the compiler in a step would be too late."""
+    plan = plan_of(songs_file, tiny_encoder("bert"), **KEYS, training__compile=True, training__mixed_precision="bf16")
+    data = data_of(plan)
+    train, val = data.split.train_val_indices(0)
+    cache = FrozenFeatureCache(tmp_path / "cache", 100 * MB) if is_cached else None
+    fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0, frozen_cache=cache)
+    run = Trainer(plan.config, fit_data, NullLogger(), CheckpointManager(tmp_path / "fit"), ProcessGroup())
+    run.model.train()
+    run.stepper.compiler.before_step(1)
+    n_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert n_graphs > 0
+    run.train_epoch()
+    run.stepper.train_step(run.dataset.in_memory_subset(train[:1]), 1.0, number=9)
+    # without padding there is no mask on a CPU, which is a graph of its own
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2 * n_graphs
+
+
+@pytest.mark.slow
 def test_a_fit_with_compiled_layers_has_the_same_losses(songs_file, tiny_encoder, tmp_path):
     results = {}
     for compiled in (True, False):
@@ -117,9 +145,16 @@ def test_scores_are_computed_without_compiled_layers(tiny_encoder):
 
 
 @pytest.mark.parametrize(
-    ("device", "step_seconds", "compiles"), [("cuda", 1.0, True), ("cuda", 0.01, False), ("cpu", 1.0, False)]
-)
-def test_auto_compiles_where_the_rest_of_a_fit_takes_long(monkeypatch, device, step_seconds, compiles):
+    ("device", "step_seconds", "is_deterministic", "compiles"),
+    [
+        ("cuda", 1.0, False, True), ("cuda", 0.01, False, False), ("cpu", 1.0, False, False),
+        ("cuda", 1.0, True, False),  # results that must repeat cannot depend on time
+    ],
+)  # fmt: skip
+def test_auto_compiles_where_the_rest_of_a_fit_takes_long(
+    monkeypatch, device, step_seconds, is_deterministic, compiles
+):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: is_deterministic)
     steps = LAST_TIMED + round(MIN_SECONDS_LEFT * 2)
     components: Any = SimpleNamespace(
         config=SimpleNamespace(training=SimpleNamespace(compile="auto")), trains_text=True,
@@ -131,9 +166,10 @@ def test_auto_compiles_where_the_rest_of_a_fit_takes_long(monkeypatch, device, s
     monkeypatch.setattr(layer_compiler, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     compiled_at = []
     compiler = LayerCompiler(components, steps)
-    monkeypatch.setattr(compiler, "_compile", lambda: compiled_at.append(round(now[0] / step_seconds)))
+    monkeypatch.setattr(compiler, "_compile", lambda: compiled_at.append(now[0]))
     for number in range(1, steps + 1):
         compiler.before_step(number)
-        now[0] += 60 * step_seconds if number < FIRST_TIMED else step_seconds  # the first steps are slow
+        is_slow = number < FIRST_TIMED or number % 13 == 0  # the first steps, and evaluations between steps
+        now[0] += 60.0 if is_slow else step_seconds
     assert bool(compiled_at) == compiles
     assert len(compiled_at) <= 1

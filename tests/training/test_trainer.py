@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import json
 import math
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from rainbow_ray.model.build import build_model
 from rainbow_ray.tasks.registry import make_task
 from rainbow_ray.training import trainer
 from rainbow_ray.training.checkpoint import CheckpointManager, load_fitted_model
+from rainbow_ray.training.epoch_plan import EpochPlanner
 from rainbow_ray.training.evaluator import forward_loss
 from rainbow_ray.training.feature_provider import FeatureProvider
 from rainbow_ray.training.fit_data import FitData
@@ -315,3 +318,39 @@ def test_the_refit_has_the_steps_of_the_folds():
     fold = make_training_schedule(TrainingConfig(), 192)
     refit = fixed_training_schedule(fold.global_batch_size, 12, 240)
     assert (refit.global_batch_size, refit.epochs, refit.steps_per_epoch) == (fold.global_batch_size, 12, 30)
+
+
+def test_a_fit_that_has_ended_frees_its_memory_at_once(songs_file, encoder, tmp_path):
+    """Without waiting for Python's search for cycles: its tensors may be on a GPU that the next fit needs."""
+    plan = plan_of(songs_file, encoder, **QUICK, model__text_encoder__freeze_layers=1)
+    data = data_of(plan)
+    train, val = data.split.train_val_indices(0)
+    fit_data = FitData(data.source, train, val, plan.task, plan.input_spec, 0)
+    gc.collect()
+    gc.disable()
+    try:
+        run = trainer.Trainer(
+            plan.config, fit_data, JsonLinesLogger(tmp_path / "metrics"), CheckpointManager(tmp_path), ProcessGroup()
+        )
+        run.train_epoch()
+        run.evaluate_epoch()
+        kept = [weakref.ref(part) for part in (run.features, run.model, run)]
+        del run
+        assert [part() for part in kept] == [None] * len(kept)
+    finally:
+        gc.enable()
+
+
+def test_copies_of_a_song_are_spread_over_steps(songs_file, encoder):
+    """Copies have the same length, so that steps of similar lengths would hold all of them."""
+    plan = plan_of(songs_file, encoder, **{**QUICK, "training__sampling": "oversample"})
+    data = data_of(plan)
+    rare = np.flatnonzero(data.source.targets == 1)[:2]
+    train = np.concatenate([np.flatnonzero(data.source.targets == 0), rare])
+    planner = EpochPlanner(plan.config, data.source, plan.task, train)
+    schedule = fixed_training_schedule(4, 1, len(planner.sample(0)))
+    by_length, random = (
+        [step.indices.tolist() for step in planner.steps(0, schedule, random_access=True, by_length=by_length)]
+        for by_length in (True, False)
+    )
+    assert by_length == random

@@ -360,6 +360,12 @@ class TextEncoder(nn.Module):
         states = list(hidden.unbind(1)) if self.mixed else [hidden]
         context = self.adapter.context(self.body, states[-1], mask)
         compiled = self.compiled_layers if self.training and torch.is_grad_enabled() else None
+        if min(states[0].shape[:2]) == 1:
+            compiled = None  # a graph of its own for one text or one token
+        if compiled is not None:
+            states = [
+                state.float() for state in states
+            ]  # states of a cache may be in bf16, and those of layers are not
         for index in range(start, stop):
             layer = compiled[index] if compiled is not None and index >= self.frozen else None
             output = self.adapter.run(self.body, index, states[-1], context, layer)
