@@ -99,7 +99,9 @@ def check_devices(config: Config) -> Iterator[CheckResult]:
         description = f"{device.type}, {os.cpu_count()} cores"
     if reason is not None:
         yield CheckResult("environment_error", "device", f"this machine has an NVIDIA GPU, but {reason}; {ADVICE}")
-    yield CheckResult("ok", "device", f"{description}; training in {precision.name}")
+    # On a CPU, a measurement may choose the precision, which is then that of the step that is timed.
+    training = "" if device.type == "cpu" else f"; training in {precision.name}"
+    yield CheckResult("ok", "device", f"{description}{training}")
     for note in [*device_notes, *precision_notes]:
         yield CheckResult("warning", "device", note)
 

@@ -168,7 +168,7 @@ class TrainingConfig(Section):
     )
     compile: Literal["auto"] | bool = Field(
         "auto",
-        description="compile the trained layers of the text encoder with torch.compile; auto: on a GPU, in fits with"
+        description="on a GPU, compile the trained layers of the text encoder with torch.compile; auto: in fits with"
         " more than 10 minutes left after 40 steps",
     )
     save_every_n_epochs: PositiveInt | None = Field(

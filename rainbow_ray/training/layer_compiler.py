@@ -25,6 +25,10 @@ from rainbow_ray.utils.cache_dir import make_cache_dir
 FIRST_TIMED, LAST_TIMED = 10, 40  # steps whose time forecasts the rest: the first ones allocate memory
 # Compiling takes about a minute. In this time left, a saving of a tenth makes up for it.
 MIN_SECONDS_LEFT = 600.0
+# On CPUs, compiled layers took 0.95 to 1.04 times as long as others, and processes that ran them with PyTorch 2.13
+# crashed (in the backward pass of an indexing, and once in a long test run).
+COMPILED_DEVICE = "cuda"
+BACKEND = "inductor"
 MAX_GRAPHS = 64  # of one layer's code in a process
 SHORT_LENGTH = 16  # tokens of the first texts that are run through compiled layers
 CACHE_FOLDER = "compile"  # in the user's cache folder: PyTorch's default is a folder that other users could make
@@ -57,7 +61,9 @@ class LayerCompiler:
 
     def _reason_against(self) -> str | None:
         """Return why no layer can be compiled, as a clause; None if some can."""
-        text = self._components.model.text
+        text, device = self._components.model.text, self._components.execution.device
+        if device.type != COMPILED_DEVICE:
+            return f"layers are compiled on GPUs alone, and the model is on the {device.type}"
         if text is None or not self._components.trains_text:
             return "no layer of a text encoder is trained"
         if text.adapter is None:
@@ -72,13 +78,11 @@ class LayerCompiler:
         """
         if self._is_decided:
             return
-        device = self._components.execution.device
         if self._requested is True:
             self._is_decided = True
             self._compile()
             return
-        # On CPUs, compiled layers took 0.95 to 1.04 times as long. Results that must repeat cannot depend on time.
-        if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
+        if torch.are_deterministic_algorithms_enabled():  # results that must repeat cannot depend on time
             self._is_decided = True
             return
         self._timed.append(time.perf_counter())
@@ -102,7 +106,7 @@ class LayerCompiler:
             with torch.random.fork_rng(devices), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of PyTorch, about its own code
                 _allow_many_graphs()
-                text.compile_layers()
+                text.compile_layers(BACKEND)
                 for length in sorted({SHORT_LENGTH, max(SHORT_LENGTH, self._longest)}):  # both kinds of graphs
                     self._train_once(text, length)
         except Exception as error:  # of any backend: compilers and drivers raise errors of their own

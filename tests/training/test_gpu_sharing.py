@@ -65,7 +65,7 @@ def fit_data_of(manifest: Path, encoder: Path, **keys: Any) -> tuple[Any, FitDat
 
 def test_the_measurement_trains_on_the_longest_texts_first(songs_file, tiny_encoder, monkeypatch):
     config, data = fit_data_of(songs_file, tiny_encoder("bert"), training__compile=True)  # compiling is not measured
-    monkeypatch.setattr(TextEncoder, "compile_layers", lambda encoder: pytest.fail("compiled"))
+    monkeypatch.setattr(TextEncoder, "compile_layers", lambda encoder, backend: pytest.fail("compiled"))
     assert gpu_sharing.measure_gpu_use(config, data) is None  # on a CPU
     trained: list[np.ndarray] = []
     train_step = TrainStep.train_step

@@ -21,6 +21,7 @@ from rainbow_ray.training.loggers import NullLogger
 from rainbow_ray.training.trainer import Trainer
 from tests.helpers import data_of, fit_fold, plan_of
 
+BACKEND = "aot_eager"  # graphs as for a GPU, without the code for CPUs, which crashes with PyTorch 2.13
 KEYS: dict[str, Any] = {
     "model__text_encoder__freeze_layers": 1, "model__text_encoder__layer": "last", "training__epochs": 2,
     "training__min_steps": 0, "training__device": "cpu",
@@ -31,6 +32,8 @@ KEYS: dict[str, Any] = {
 def fresh_compiler(tmp_path, monkeypatch):
     """Every test compiles anew, and leaves nothing in the caches of the process and the user."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compile"))
+    monkeypatch.setattr(layer_compiler, "COMPILED_DEVICE", "cpu")
+    monkeypatch.setattr(layer_compiler, "BACKEND", BACKEND)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -63,7 +66,7 @@ def test_all_layers_and_lengths_share_few_graphs_without_breaks(tiny_encoder, fa
     encoder = encoder_of(tiny_encoder(family))
     lengths = [(40, 3), (9, 2), (90, 2), (64, 8)]
     expected = [outputs_and_gradients(encoder, length, n_texts) for length, n_texts in lengths]
-    encoder.compile_layers()
+    encoder.compile_layers(BACKEND)
     torch._dynamo.utils.counters.clear()
     for (length, n_texts), tensors in zip(lengths, expected, strict=True):
         for actual, tensor in zip(outputs_and_gradients(encoder, length, n_texts), tensors, strict=True):
@@ -106,7 +109,7 @@ def test_a_fit_with_compiled_layers_has_the_same_losses(songs_file, tiny_encoder
 
 
 def test_a_compiler_that_fails_leaves_the_fit_as_it_is(songs_file, tiny_encoder, tmp_path, monkeypatch):
-    def fail(self: TextEncoder) -> None:
+    def fail(self: TextEncoder, backend: str) -> None:
         self.compiled_layers = [None]
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand 40 more lines")
 
@@ -118,6 +121,13 @@ def test_a_compiler_that_fails_leaves_the_fit_as_it_is(songs_file, tiny_encoder,
     assert results[True].facts["losses"] == results[False].facts["losses"]
     (note,) = (note for note in results[True].facts["notes"] if "training.compile" in note)
     assert note.endswith("because that failed: InvalidCxxCompiler: No working C++ compiler found")
+
+
+def test_nothing_is_compiled_on_a_cpu(songs_file, tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(layer_compiler, "COMPILED_DEVICE", "cuda")
+    plan = plan_of(songs_file, tiny_encoder("bert"), **KEYS, training__compile=True)
+    notes = fit_fold(plan, data_of(plan), tmp_path)[1].facts["notes"]
+    assert any("true has no effect, because layers are compiled on GPUs alone" in note for note in notes)
 
 
 def test_compilation_of_frozen_layers_is_refused_with_a_note(songs_file, tiny_encoder, tmp_path):
@@ -154,6 +164,7 @@ def test_scores_are_computed_without_compiled_layers(tiny_encoder):
 def test_auto_compiles_where_the_rest_of_a_fit_takes_long(
     monkeypatch, device, step_seconds, is_deterministic, compiles
 ):
+    monkeypatch.setattr(layer_compiler, "COMPILED_DEVICE", "cuda")
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: is_deterministic)
     steps = LAST_TIMED + round(MIN_SECONDS_LEFT * 2)
     components: Any = SimpleNamespace(

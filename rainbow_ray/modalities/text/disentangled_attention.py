@@ -158,7 +158,7 @@ class DistanceEmbeddings(NamedTuple):
         if rows.is_cpu and not torch.compiler.is_compiling():
             return rows[self.indices]
         # Unlike that of indexing, the backward pass of a product needs no scatter, which on a GPU either sorts or adds
-        # in any order; and on CPUs, torch.compile of PyTorch 2.13 wrote it past the end of its result.
+        # in any order; and code of torch.compile (PyTorch 2.13) for CPUs wrote past the end of its result.
         selection = self.indices[:, None] == torch.arange(len(rows), device=rows.device)
         return selection.to(rows.dtype) @ rows
 

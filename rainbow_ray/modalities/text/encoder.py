@@ -324,12 +324,15 @@ class TextEncoder(nn.Module):
         layers = self.all_layers(input_ids, mask)
         return torch.stack([(h * weights).sum(1) / weights.sum(1).clamp(min=1) for h in layers], dim=1)
 
-    def compile_layers(self) -> None:
+    def compile_layers(self, backend: str = "inductor") -> None:
         """Compile the trained layers; from then on, training runs them compiled, and inference as they are.
 
         Layers of the same shape share one graph, which holds for any number of texts and any length.
+
+        Args:
+            backend: Backend of `torch.compile`.
         """
-        self.compiled_layers = [torch.compile(layer, dynamic=True) for layer in self.layers[0]]
+        self.compiled_layers = [torch.compile(layer, dynamic=True, backend=backend) for layer in self.layers[0]]
 
     def parameters_by_depth(self) -> Iterator[tuple[int, nn.Parameter]]:
         """Yield the trained parameters with their depth.
