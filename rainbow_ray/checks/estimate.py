@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import torch
 
 from rainbow_ray.baselines.common import MAX_EXAMPLES
 from rainbow_ray.checks.environment import check_disk
@@ -16,6 +15,7 @@ from rainbow_ray.checks.result import CheckResult
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.batching import TrainingSchedule
 from rainbow_ray.distributed.resources import parse_workers
+from rainbow_ray.model.device import free_memory_bytes
 from rainbow_ray.setup.plan import RunPlan
 from rainbow_ray.setup.prepared import FOLDS_BELOW, PreparedData
 from rainbow_ray.tasks.base import Task
@@ -50,7 +50,7 @@ def check_memory(plan: RunPlan, data: PreparedData, profile: ModelProfile) -> Ch
         The result, with the largest micro-batch that fits.
     """
     device = profile.components.execution.device
-    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free_bytes = free_memory_bytes(device) if device.type == "cuda" else psutil.virtual_memory().available
     max_length = int(data.source.lengths.max())
     limits = initial_limits(profile.components)
     batch_size = limits.examples

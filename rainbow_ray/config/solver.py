@@ -52,6 +52,20 @@ def trains_no_encoder(config: Config) -> bool:
     return encoder.freeze_layers == "all" and encoder.freeze_embeddings is not False
 
 
+def can_grow_steps(config: Config, *, reads_only_text: bool, is_sequence_task: bool) -> bool:
+    """Return whether the optimizer steps of a config may grow up to `training.step_tokens`.
+
+    Args:
+        config: The config with defaults resolved.
+        reads_only_text: Whether the model reads no other modality than text.
+        is_sequence_task: Whether examples are segments.
+
+    Returns:
+        True for songs of text alone, where layers of the encoder are trained.
+    """
+    return reads_only_text and not is_sequence_task and not trains_no_encoder(config)
+
+
 def is_solved(config: Config, *, reads_only_text: bool, is_sequence_task: bool) -> bool:
     """Return whether the fits of a config are solved: `training.solver`, where the problem allows it.
 

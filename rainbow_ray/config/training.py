@@ -82,7 +82,7 @@ class TrainingConfig(Section):
         None,
         description="texts with trained encoder layers: number of tokens up to which optimizer steps grow, by doubling"
         " batches, as long as 2,000 steps are left; learning rates grow with the square root; 0: off; null: 32,768,"
-        " or 0 where batch_size is set",
+        " or 0 where batch_size or gradient_accumulation_steps is set or suggested by a search space",
     )
     gradient_accumulation_steps: PositiveInt = Field(1, description="number of micro-batches per optimizer step")
     learning_rate: Positive = Field(2e-5, description="learning rate of the highest trained layer of the encoder")
@@ -146,7 +146,8 @@ class TrainingConfig(Section):
     )
     fits_per_gpu: PositiveInt | None = Field(
         None,
-        description="number of folds that share a GPU; null: as many, up to 4, as a few measured steps of one allow",
+        description="number of folds or trials that share a GPU; null: as many, up to 4, as a few measured steps of one"
+        " allow",
     )
     ensemble: bool = Field(
         False,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rainbow_ray.config.keys import known_keys
 from rainbow_ray.config.schema import Config
-from rainbow_ray.config.solver import is_solved
+from rainbow_ray.config.solver import can_grow_steps, is_solved
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,10 @@ def _is_segment_regression(_: Config, facts: RunFacts) -> bool:
 
 def _is_solved(config: Config, facts: RunFacts) -> bool:
     return is_solved(config, reads_only_text=facts.reads_only_text, is_sequence_task=facts.is_sequence_task)
+
+
+def _cannot_grow_steps(config: Config, facts: RunFacts) -> bool:
+    return not can_grow_steps(config, reads_only_text=facts.reads_only_text, is_sequence_task=facts.is_sequence_task)
 
 
 def _has_no_segment_labels(_: Config, facts: RunFacts) -> bool:
@@ -245,6 +249,9 @@ TABLE = (
         ("data.unknown_classes",), lambda config, _: config.data.class_mapping is None, "there is no data.class_mapping"
     ),
     UnusedKeys(("data.label_delimiter",), lambda config, _: not config.data.multi_label, "data.multi_label is off"),
+    UnusedKeys(
+        ("training.step_tokens",), _cannot_grow_steps, "steps grow only for texts of songs with trained encoder layers"
+    ),
     UnusedKeys(("training.focal_gamma",), _loss_is_not("focal"), "the loss is {config.training.loss}, not focal"),
     UnusedKeys(ASYMMETRIC_KEYS, _loss_is_not("asymmetric"), "the loss is {config.training.loss}, not asymmetric"),
     UnusedKeys(

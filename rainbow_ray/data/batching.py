@@ -1,7 +1,7 @@
 """Division of an epoch into optimizer steps, of a step among workers, and of a worker's part into micro-batches.
 
 The loss of a step is Σ(weight × loss) / Σ weight over the whole step, so the way a step is divided never changes its
-gradient: micro-batches may hold texts of similar length, while the steps themselves are random.
+gradient: micro-batches hold texts of similar length even where the steps themselves are random.
 """
 
 from __future__ import annotations

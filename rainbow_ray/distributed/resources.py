@@ -166,6 +166,22 @@ def describe_network(resources: RayResources, requested: tuple[int, int] | None,
     ]
 
 
+def describe_sharing(resources: RayResources, fits_per_gpu: int | None, *, device: str) -> list[str]:
+    """Return a warning where fits cannot share a GPU as the user asks.
+
+    Args:
+        resources: Resources of the cluster.
+        fits_per_gpu: Value of `training.fits_per_gpu`.
+        device: Value of `training.device`.
+
+    Returns:
+        One message, or none.
+    """
+    if fits_per_gpu is None or resources.uses_gpu(device):
+        return []
+    return ["Note: training.fits_per_gpu has no effect: Ray has no GPU, or training.device excludes it"]
+
+
 def allocate_trials(
     resources: RayResources,
     *,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rainbow_ray.config.load import Resolved
 from rainbow_ray.distributed.assigned_resources import check_gpus
 from rainbow_ray.distributed.ray_cluster import describe_dashboard, prepare_environment, ray_cluster
-from rainbow_ray.distributed.resources import allocate_workers, describe_network, parse_workers
+from rainbow_ray.distributed.resources import allocate_workers, describe_network, describe_sharing, parse_workers
 from rainbow_ray.utils.background import run_in_background
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.signals import raise_on_signal
@@ -123,7 +123,8 @@ def _run_on_ray(
     device, requested = plan.config.training.device, parse_workers(plan.config.training.workers)
     allocate_workers(resources, requested, device=device, streams=False)
     check_gpus(resources, device)
-    for line in describe_network(resources, requested, device=device):
+    sharing = describe_sharing(resources, plan.config.training.fits_per_gpu, device=device)
+    for line in [*describe_network(resources, requested, device=device), *sharing]:
         console.print(line)
     data = reading.result() or prepare_data_with_progress(plan, console)
     stopwatch.mark("data")

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 from rainbow_ray.config.load import Resolved
 from rainbow_ray.distributed.assigned_resources import check_gpus
 from rainbow_ray.distributed.ray_cluster import describe_dashboard, prepare_environment, ray_cluster
-from rainbow_ray.distributed.resources import RayResources, TrialResources, allocate_trials, part_of_gpu
+from rainbow_ray.distributed.resources import (
+    RayResources,
+    TrialResources,
+    allocate_trials,
+    describe_sharing,
+    part_of_gpu,
+)
 from rainbow_ray.utils.errors import EXIT_SUCCESS
 from rainbow_ray.utils.signals import raise_on_signal
 from rainbow_ray.utils.stopwatch import Stopwatch, process_start_time
@@ -105,6 +111,8 @@ def _run_on_ray(
 
     for line in describe_dashboard(resources):
         console.print(line)
+    for line in describe_sharing(resources, sweep.config.training.fits_per_gpu, device=sweep.config.training.device):
+        console.print(line)
     config, trial_resources = sweep.config, _allocate(sweep.config, resources)
     check_gpus(resources, config.training.device)
     data = prepare_sweep_data(sweep.plan, console)
@@ -137,8 +145,21 @@ def _share_gpus(
     """Return the resources of trials, which share GPUs where a measurement allows it and the user did not choose."""
     tuning, largest = sweep.config.tune, sweep.largest_config
     is_chosen = tuning.gpus_per_trial is not None or tuning.workers_per_trial > 1
-    if is_chosen or allocated.gpus == 0 or largest is None:
+    n_shared = sweep.config.training.fits_per_gpu
+    if is_chosen or allocated.gpus == 0 or (largest is None and n_shared is None):
         return allocated
+    if n_shared is None:
+        assert largest is not None
+        n_shared = _measure_fits_per_gpu(largest, sweep, data, run_dir, resources)
+    if n_shared == 1:
+        return allocated
+    return _allocate(sweep.config.with_values({"tune.gpus_per_trial": part_of_gpu(n_shared)}), resources)
+
+
+def _measure_fits_per_gpu(
+    largest: Config, sweep: SweepPlan, data: PreparedData, run_dir: RunDir, resources: RayResources
+) -> int:
+    """Return how many trials may share a GPU, from a few steps of the largest one."""
     from rainbow_ray.training.cross_validation import FitContext, FitJob, data_of_job
     from rainbow_ray.training.gpu_sharing import choose_fits_per_gpu
 
@@ -146,11 +167,8 @@ def _share_gpus(
     cache = run_dir.file("frozen_features")
     context = FitContext(largest, data.source, data.task, sweep.plan.input_spec, data.split.split_by, cache)
     _, fit_data = data_of_job(context, FitJob(0, train, val, run_dir.path))
-    n_fits = tuning.max_concurrent_trials or tuning.trials
-    n_shared = choose_fits_per_gpu(largest, fit_data, resources, n_fits)
-    if n_shared == 1:
-        return allocated
-    return _allocate(sweep.config.with_values({"tune.gpus_per_trial": part_of_gpu(n_shared)}), resources)
+    n_fits = sweep.config.tune.max_concurrent_trials or sweep.config.tune.trials
+    return choose_fits_per_gpu(largest, fit_data, resources, n_fits)
 
 
 def _allocate(config: Config, resources: RayResources) -> TrialResources:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.config.solver import can_be_solved, is_solved, trains_no_encoder
+from rainbow_ray.config.solver import can_be_solved, can_grow_steps, is_solved, trains_no_encoder
 from rainbow_ray.data.batching import TrainingSchedule, make_training_schedule
 from rainbow_ray.data.dataset import Dataset, InMemoryDataset
 from rainbow_ray.modalities.spec import InputSpec
@@ -114,7 +114,6 @@ def schedule_of_fit(
     """
     if is_solved_run(config, dataset, task, input_spec, n_examples):
         return TrainingSchedule(1, n_train, 1, is_solved=True)
-    reads_only_text = bool(input_spec.text) and not input_spec.media
-    can_grow = reads_only_text and not task.is_sequence_task and not trains_no_encoder(config)
+    can_grow = can_grow_steps(config, reads_only_text=not input_spec.media, is_sequence_task=task.is_sequence_task)
     mean_tokens = float(dataset.lengths.mean()) if can_grow and len(dataset) else None
     return make_training_schedule(config.training, n_train, n_songs, mean_tokens=mean_tokens)

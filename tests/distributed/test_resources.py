@@ -11,6 +11,7 @@ from rainbow_ray.distributed.resources import (
     allocate_trials,
     allocate_workers,
     describe_network,
+    describe_sharing,
     parse_workers,
 )
 from rainbow_ray.utils.errors import InputError
@@ -102,3 +103,12 @@ def test_too_many_trials_are_rejected_with_the_arithmetic():
         allocate(CPU, gpus_per_trial=0.5)
     with pytest.raises(InputError, match=r"1\.5: a trial is one process, which uses one GPU"):
         allocate(GPU, gpus_per_trial=1.5)
+
+
+@pytest.mark.parametrize(
+    ("resources", "device", "fits_per_gpu", "is_said"),
+    [(CPU, "auto", 2, True), (GPU, "cpu", 2, True), (GPU, "auto", 2, False), (CPU, "auto", None, False)],
+)
+def test_sharing_without_a_gpu_is_said_to_have_no_effect(resources, device, fits_per_gpu, is_said):
+    lines = describe_sharing(resources, fits_per_gpu, device=device)
+    assert [("training.fits_per_gpu has no effect" in line) for line in lines] == [True] * is_said

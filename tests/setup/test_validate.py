@@ -140,3 +140,13 @@ def test_steps_do_not_grow_beyond_a_batch_size_of_a_trial(songs_file, tmp_path, 
     keys = [("data.manifest_path", str(songs_file)), ("model.text_encoder.model_name", "embedded")]
     plan = plan_sweep(resolve(None, {}, [*keys, ("tune.space", f"{space}:space")]))
     assert plan.config.training.step_tokens == expected
+
+
+@pytest.mark.parametrize("frozen", ["all", 3])
+def test_step_tokens_without_trained_layers_are_said_to_have_no_effect(songs_file, frozen):
+    keys = [
+        ("data.manifest_path", str(songs_file)), ("model.text_encoder.model_name", "embedded"),
+        ("model.text_encoder.freeze_layers", frozen), ("training.step_tokens", 500),
+    ]  # fmt: skip
+    warnings = make_plan(resolve(None, {}, keys)).warnings
+    assert any("training.step_tokens has no effect" in warning for warning in warnings) == (frozen == "all")

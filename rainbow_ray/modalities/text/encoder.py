@@ -366,9 +366,8 @@ class TextEncoder(nn.Module):
         if min(states[0].shape[:2]) == 1:
             compiled = None  # a graph of its own for one text or one token
         if compiled is not None:
-            states = [
-                state.float() for state in states
-            ]  # states of a cache may be in bf16, and those of layers are not
+            # resident states may be in bf16, and those of layers are not
+            states = [state.float() for state in states]
         for index in range(start, stop):
             layer = compiled[index] if compiled is not None and index >= self.frozen else None
             output = self.adapter.run(self.body, index, states[-1], context, layer)
