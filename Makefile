@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # Tests of different files run in parallel. Those that start Ray or pods wait for much of their time, but each uses several
-# processes, so that more than two at once would starve each other.
-PARALLEL := -n logical --dist loadfile
-PARALLEL_SLOW := -n 2 --dist loadfile
+# processes, so that more than two at once would starve each other. Where one of the processes of pytest dies, the run ends:
+# pytest-xdist may wait for the replaced one without end.
+PARALLEL := -n logical --dist loadfile --max-worker-restart 0
+PARALLEL_SLOW := -n 2 --dist loadfile --max-worker-restart 0
 ifdef COVERAGE
 PYTEST := PYTHONPATH=tests/site $(BIN)/coverage run -m pytest
 PARALLEL :=

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -185,8 +186,25 @@ def _shut_down() -> None:
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.Error):  # processes may end meanwhile
                 started += child.children(recursive=True) if child.name() == RAYLET else []
-    ray.shutdown()
+    with _without_garbage_collection():
+        ray.shutdown()
     _end_processes(started)
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Keep Python from looking for cycles in any thread.
+
+    `ray.shutdown` destroys the C++ part before Python forgets it. If another thread frees an object of Ray in between,
+    such as the generator of a stream that Ray Data has read, the C++ part ends the process with exit code 1.
+    """
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_enabled:
+            gc.enable()
 
 
 def _end_processes(processes: Sequence[psutil.Process]) -> None:

@@ -183,3 +183,49 @@ def test_after_an_error_ray_does_not_report_the_work_that_is_lost_by_its_end(mon
         if error:
             raise error
     assert capfd.readouterr().err == printed
+
+
+GARBAGE_SCRIPT = """
+import gc
+import threading
+import time
+
+import ray
+from rainbow_ray.distributed.ray_cluster import prepare_environment, ray_cluster
+
+prepare_environment()
+
+
+@ray.remote(num_returns="streaming", num_cpus=0)
+def stream():
+    yield 1
+
+
+class Cycle:
+    def __init__(self, value):
+        self.value, self.cycle = value, self
+
+
+def drop(streams):
+    while streams:
+        Cycle(streams.pop())  # freed by the next garbage collection
+        time.sleep(0.001)
+
+
+with ray_cluster(None):
+    streams = [stream.remote() for _ in range(4000)]
+    gc.set_threshold(1, 1, 1)  # a garbage collection at nearly every allocation, in whichever thread
+    thread = threading.Thread(target=drop, args=(streams,))
+    thread.start()
+assert streams, "none were left when Ray had ended"
+streams.clear()
+thread.join()
+gc.collect()
+print("ended", gc.isenabled())
+"""
+
+
+@pytest.mark.slow
+def test_a_thread_that_frees_objects_of_ray_while_it_ends_does_not_end_the_process(tmp_path):
+    done = subprocess.run([sys.executable, "-c", GARBAGE_SCRIPT], cwd=tmp_path, text=True, capture_output=True)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["ended True"]), done.stderr
