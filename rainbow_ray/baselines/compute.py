@@ -12,6 +12,7 @@ from rainbow_ray.baselines.registry import Baseline, add_missing_baselines, medi
 from rainbow_ray.baselines.segments import compute_segment_baselines, segment_view
 from rainbow_ray.baselines.songs import compute_song_baselines, song_view
 from rainbow_ray.data.splits import Split
+from rainbow_ray.modalities.descriptors import descriptors_key
 from rainbow_ray.training.cross_validation import FitContext
 
 
@@ -62,6 +63,8 @@ def stackable_baselines(context: FitContext, names: Iterable[str]) -> list[str]:
         Those of `names` whose fitted model is linear in features that training does not change.
     """
     keep = KeepFits(without=trained_modalities(context))
-    baselines = [*registered_baselines(), *(media_baseline(name) for name in context.input_spec.media)]
+    spec = context.input_spec
+    keys = [*spec.media, *map(descriptors_key, spec.described)]
+    baselines = [*registered_baselines(), *map(media_baseline, keys)]
     stackable = {baseline.name for baseline in baselines if keep.includes(baseline)}
     return [name for name in names if name in stackable]

@@ -60,7 +60,8 @@ def media_features(context: FitContext, view: ExampleView) -> dict[str, np.ndarr
         view: Examples to read.
 
     Returns:
-        Features by modality, float32, `(examples, width)`; 0 where an example lacks the modality.
+        Features by key, float32, `(examples, width)`: the pooled output of each encoder, and descriptors; 0 where an
+        example lacks the modality.
     """
     input_spec = context.input_spec
     if not input_spec.media:
@@ -73,16 +74,17 @@ def media_features(context: FitContext, view: ExampleView) -> dict[str, np.ndarr
     audio_features = AudioFeatureCache(model, input_spec, device, precision)
     audio_features.prepare({name: distinct_windows(view.examples.table, name) for name in input_spec.cached})
     collates = make_collates(media_only, audio_features.find)
+    widths = {key: width for name in input_spec.media for key, width in model.encoder_widths(name).items()}
     features: dict[str, np.ndarray] = {
-        name: np.zeros((len(view), width), dtype=np.float32) for name, width in model.feature_widths.items()
+        key: np.zeros((len(view), width), dtype=np.float32) for key, width in widths.items()
     }
     with torch.no_grad():
         for start in range(0, len(view), BATCH_SIZE):
             indices = np.arange(start, min(start + BATCH_SIZE, len(view)))
             batch = make_batch(view.examples, view.positions[indices], collates).to(device)
             for name, output in model.encode_modalities(batch).items():
-                pooled = torch.where(batch.present[name][:, None], output.summary, 0.0)
-                features[name][indices] = pooled.cpu().numpy()
+                for key, values in output.features(name).items():
+                    features[key][indices] = torch.where(batch.present[name][:, None], values, 0.0).cpu().numpy()
     return features
 
 

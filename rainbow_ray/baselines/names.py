@@ -14,13 +14,13 @@ READS_WORDS = (TEXT_LENGTH, TF_IDF, BAG_OF_WORDS)  # baselines that need no enco
 FORMER_BASELINES = {"words + stumps": BAG_OF_WORDS, "frozen + linear": FROZEN_ENCODER, "none": NO_CONTEXT}
 
 
-def media_baseline_name(modality: str) -> str:
-    """Return the name of the linear model of a modality's pooled features.
+def media_baseline_name(key: str) -> str:
+    """Return the name of the linear model of a modality's pooled features or descriptors.
 
     Args:
-        modality: Name of the modality.
+        key: Name of the modality, or key of its descriptors.
 
     Returns:
         Name of the baseline.
     """
-    return f"{modality} + linear"
+    return f"{key.replace('_', ' ')} + linear"

@@ -73,7 +73,8 @@ def compute_song_baselines(
             by_song = empty_scores(context.task, int(dataset.songs.max()) + 1)
             by_song[dataset.songs[view.indices]] = values
             all_scores[name][:] = by_song[dataset.songs]
-    references = reference_features(context, scored or inputs.member_inputs, tuple(features), songs_of_scored)
+    media = context.input_spec.media
+    references = reference_features(context, scored or inputs.member_inputs, media, songs_of_scored)
     curve = None
     if keep_fits:
         layer = 0 if states is None else read_layer(context, states.shape[1])

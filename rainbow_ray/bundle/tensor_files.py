@@ -81,7 +81,7 @@ def check_feature_keys(
     Raises:
         ValueError: A key or a width is none of the encoders'.
     """
-    widths = {name: getattr(model.encoder_of(name), "summary_width", 0) for name in model.modalities}
+    widths = {key: width for name in model.modalities for key, width in model.encoder_widths(name).items()}
     widths.pop(TEXT.name, None)
     if frozen_encoder is not None:
         widths |= {hidden_states_key(layer): frozen_encoder.width for layer in range(frozen_encoder.depth + 1)}

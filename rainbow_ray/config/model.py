@@ -23,6 +23,10 @@ DEFAULT_ENCODER = "microsoft/deberta-v3-base"
 DEFAULT_AUDIO_ENCODER = "facebook/wav2vec2-base"
 HEAD_LEARNING_RATE = "learning rate of this part; null: training.head_learning_rate"
 LAYER = "layer whose hidden states are used: last, a number, a fraction of the depth, or mix (a learned average)"
+DESCRIPTORS = (
+    "whether the classifier, baselines and the stacked ensemble also read descriptors of each window: {}; null: yes{},"
+    " but not for segments"
+)
 FREEZE_LAYERS = "how many of the lowest layers are frozen: a number, a fraction, or all"
 
 
@@ -66,6 +70,13 @@ class AudioEncoderConfig(Section):
     freeze_layers: FrozenDepth = Field("all", description=FREEZE_LAYERS)
     num_tokens: PositiveInt = Field(16, description="number of time steps that each window is average-pooled to")
     hidden_size: PositiveInt = Field(64, description="hidden size of the embedded network")
+    descriptors: bool | None = Field(
+        None,
+        description=DESCRIPTORS.format(
+            "chroma, onsets and tempo, spectral shape and contrast, loudness (needs librosa)",
+            ", if librosa is installed",
+        ),
+    )
     mask_time: Probability = Field(0.1, description="SpecAugment: fraction of time steps masked in training")
     mask_features: Probability = Field(0.1, description="SpecAugment: fraction of features masked in training")
     gain_db: NonNegative = Field(
@@ -98,6 +109,10 @@ class MidiEncoderConfig(Section):
     num_layers: PositiveInt = Field(2, description="number of transformer layers")
     num_heads: PositiveInt = Field(4, description="number of attention heads")
     dropout: Probability = Field(0.1, description="dropout probability of the transformer")
+    descriptors: bool | None = Field(
+        None,
+        description=DESCRIPTORS.format("pitch classes, intervals, rhythm and metre, density, polyphony, register", ""),
+    )
     max_notes: PositiveInt = Field(
         256, description="maximum number of notes per window; later notes are dropped, with a warning"
     )

@@ -13,6 +13,7 @@ Inputs of the graph, for a batch of b examples:
                        where a batch is a song
     audio              `(b, samples)`, float32, at 16 kHz, one window per example
     midi, midi_mask    `(b, notes, fields)`, float32, and `(b, notes)`, bool, one window per example
+    audio_descriptors, midi_descriptors   `(b, descriptors)`, float32, of each window, of models that read them
     has_<modality>     `(b,)`, bool: whether an example has the modality, of models that read several
 """
 
@@ -40,6 +41,7 @@ from rainbow_ray.bundle.tokenizer_files import save_tokenizer_json
 from rainbow_ray.data.batch import Batch, SegmentTimes
 from rainbow_ray.inference.ensemble import EnsembleScorer
 from rainbow_ray.inference.onnx_predictor import FEATURES, FORMAT
+from rainbow_ray.modalities.descriptors import descriptors_key
 from rainbow_ray.modalities.graph_inputs import GraphBatch
 from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.modalities.text.tokenize import load_tokenizer, pad_id
@@ -200,6 +202,8 @@ def make_inputs(bundle: Bundle, n_examples: int, n_tokens: int, n_words: int, *,
     batch = GraphBatch(n_examples, length, n_words, seconds, bundle.tokenizer)
     for name in model.modalities:
         inputs |= get_modality(name).random_inputs(model.modules_of(name), batch, rng)
+        if descriptors_key(name) not in model.descriptor_widths:
+            inputs.pop(descriptors_key(name), None)
     for position, name in enumerate(model.modalities if model.is_fused else ()):
         inputs[f"has_{name}"] = torch.tensor([i == 0 or (i + position) % 2 == 0 for i in range(n_examples)])
     if bundle.task.is_sequence_task:

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from rainbow_ray.bundle.bundle import Bundle
 from rainbow_ray.data.batch import Batch
+from rainbow_ray.modalities.descriptors import described_modality
 from rainbow_ray.modalities.rows import cached_windows, make_collates
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.text.encoder import TextEncoder
@@ -21,7 +22,7 @@ from rainbow_ray.modalities.text.modality import SPEC as TEXT
 from rainbow_ray.modalities.text.tokenize import TOKENS, WORDS
 from rainbow_ray.model.audio_feature_cache import AudioFeatureCache
 from rainbow_ray.model.device import pick_precision
-from rainbow_ray.model.fusion import mean_per_example
+from rainbow_ray.model.modality_output import mean_per_example
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.stacking.linear_member import MemberInputs, layer_of_key
 from rainbow_ray.stacking.stack import mean_of_fits
@@ -76,17 +77,19 @@ class EnsembleScorer(nn.Module):
 
     def _features(self, batch: Batch, layers: torch.Tensor | None) -> dict[str, torch.Tensor]:
         features: dict[str, torch.Tensor] = {}
-        names = []
+        encoded_keys = []
         for key in self.feature_keys:
             layer = layer_of_key(key)
             if layer is None:
-                names.append(key)
+                encoded_keys.append(key)
             else:
                 assert layers is not None
                 features[key] = layers[:, layer]
-        outputs = self.fits[0].encode_modalities(batch) if names else {}
-        for name in names:
-            features[name] = torch.where(batch.present[name][:, None], outputs[name].summary.float(), 0.0)
+        outputs = self.fits[0].encode_modalities(batch) if encoded_keys else {}
+        for key in encoded_keys:
+            name = described_modality(key) or key
+            values = outputs[name].features(name)[key]
+            features[key] = torch.where(batch.present[name][:, None], values, 0.0)
         return features
 
     def _logits(self, batch: Batch, layers: torch.Tensor | None) -> list[torch.Tensor]:

@@ -34,7 +34,7 @@ from rainbow_ray.inference.row_scores import NO_TEXT, NOVELTY, REASON, RowScores
 from rainbow_ray.inference.segments import SegmentScores, score_segments
 from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.rows import lengths, modalities_present
-from rainbow_ray.modalities.selection import reads_text, windowed
+from rainbow_ray.modalities.selection import described_modalities, reads_text, windowed
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.windows import Windows
 from rainbow_ray.model.device import pick_device
@@ -60,8 +60,7 @@ class Predictor:
         self.bundle, self.media_root = bundle, Path(media_root).expanduser()
         check_own_gpu(device)
         self.device = pick_device(device)[0]
-        self.calibration = bundle.calibration
-        self.scorer = EnsembleScorer(bundle).to(self.device)
+        self.calibration, self.scorer = bundle.calibration, EnsembleScorer(bundle).to(self.device)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", media_root: str | Path = ".") -> Predictor:
@@ -318,8 +317,9 @@ class Predictor:
         fields = info["windows"]
         windows = Windows(fields["seconds"], fields["position"], fields["windows_per_stem"], fields["seed"])
         return InputSpec(
-            model.modalities, text_encoder, info["max_tokens"],
-            seconds=windows.seconds, media_reader=MediaReader(self._media, self._root, windows, None),
+            model.modalities, text_encoder, info["max_tokens"], seconds=windows.seconds,
+            media_reader=MediaReader(self._media, self._root, windows, None),
+            described=described_modalities(self._media, model.config),
         )  # fmt: skip
 
     def _score(self, texts: Texts, table: Table | None, *, keep_features: bool = False) -> RowScores:

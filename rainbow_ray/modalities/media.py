@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from rainbow_ray.modalities.array_cache import ArrayCache
+from rainbow_ray.modalities.descriptors import store_descriptors
 from rainbow_ray.modalities.media_source import (
     BESIDE_OTHER,
     IN_SEGMENT,
@@ -48,6 +49,7 @@ class MediaReader:
         cache_without_files: Whether cached windows of a file are used where the file does not exist, as on a machine to
             which only the cache was copied. Otherwise a name that another collection of songs shares would bring its
             windows.
+        described: Modalities whose windows are described when they are read.
     """
 
     modalities: tuple[str, ...]
@@ -55,6 +57,7 @@ class MediaReader:
     windows: Windows
     folder: Path | None
     cache_without_files: bool = False
+    described: tuple[str, ...] = ()
 
     @functools.cached_property
     def store(self) -> ArrayCache:
@@ -97,7 +100,14 @@ class MediaReader:
             row = {name: values[i] for name, values in sources.items()} if is_read else {}
             present = {name: value for name, value in row.items() if value is not None}
             entries.append(self._entry(present, spans[i] if spans is not None else None))
+            self._describe(entries[-1])
         return entries
+
+    def _describe(self, entry: Entry) -> None:
+        """Store the descriptors of a stem's windows, which else would be computed where they are first needed."""
+        for name in self.described:
+            for window in entry.get(name, {}).get("windows", []):
+                store_descriptors(self.store, get_modality(name), window)
 
     def _sources(self, rows: pa.Table, modality: str) -> list[MediaSource | str | None]:
         """Return the source of each row; a message if it cannot be used, None for an empty cell."""

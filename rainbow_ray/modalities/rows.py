@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rainbow_ray.modalities.encoder_types import PretrainedEncoder
-from rainbow_ray.modalities.spec import DrawView, FindWindow, InputSpec, get_modality
+from rainbow_ray.modalities.spec import InputSpec, get_modality
+from rainbow_ray.modalities.windows import DrawView, FindWindow
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality
 
 if TYPE_CHECKING:
-    from rainbow_ray.config.schema import DataConfig
+    from rainbow_ray.config.schema import DataConfig, ModelConfig
     from rainbow_ray.data.columns import ColumnRequest
 
 
@@ -72,3 +72,16 @@ def windowed(modalities: Sequence[str]) -> tuple[str, ...]:
         Their names, in the same order.
     """
     return tuple(name for name in modalities if get_modality(name).is_windowed)
+
+
+def described_modalities(modalities: Sequence[str], config: ModelConfig) -> tuple[str, ...]:
+    """Return the modalities whose descriptors a model reads.
+
+    Args:
+        modalities: Names of modalities.
+        config: The section `model`.
+
+    Returns:
+        Their names, in the same order.
+    """
+    return tuple(name for name in modalities if get_modality(name).descriptor_width(config))

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rainbow_ray.modalities.descriptors import DescribedWindows
 from rainbow_ray.modalities.graph_inputs import GraphInputs
+from rainbow_ray.modalities.windows import DrawView, FindWindow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,9 +40,6 @@ BUILT_IN = {
 TEXT_ONLY = ("text",)
 RESERVED = ("bag_of_words", "fusion", "head", "pooling", "standardize", "stems", "temporal")  # other parts of the model
 
-FindWindow = Callable[[str, str], "np.ndarray"]  # (modality, key of a window) to the array that the encoder reads
-DrawView = Callable[[], "int | None"]  # seed that draws one window per stem; None: all windows are read
-
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -53,6 +52,7 @@ class InputSpec:
         audio: Name of the audio encoder; None without audio.
         seconds: Length of a window of audio or MIDI.
         media_reader: Reads windows of media files; None where no modality has files.
+        described: Names of the modalities whose descriptors are read.
     """
 
     modalities: tuple[str, ...] = TEXT_ONLY
@@ -61,6 +61,7 @@ class InputSpec:
     audio: str | None = None
     seconds: float = 10.0
     media_reader: WindowReader | None = None
+    described: tuple[str, ...] = ()
 
     @property
     def specs(self) -> Iterator[ModalitySpec]:
@@ -102,7 +103,7 @@ class InputSpec:
             object.__setattr__(self, name, value)
 
 
-class ModalitySpec(GraphInputs, ABC):
+class ModalitySpec(GraphInputs, DescribedWindows, ABC):
     """What the rest of the package asks of a modality.
 
     Rows are `pyarrow` tables of `data.normalize_rows`; `modules` are those that `make_modules` returned, by name.
@@ -271,8 +272,8 @@ class ModalitySpec(GraphInputs, ABC):
             seconds: Length of a window.
 
         Returns:
-            Modules by the name of their attribute of the model. The encoder has the modality's name and the attributes
-            `width` (of its tokens) and `summary_width`.
+            Modules by the name of their attribute of the model. The encoder has the modality's name, `width` (of its
+            tokens) and `summary_width`.
         """
 
     @abstractmethod
@@ -394,7 +395,5 @@ def get_modality(name: str) -> ModalitySpec:
     Raises:
         KeyError: There is no such modality.
     """
-    if name in BUILT_IN:
-        spec: ModalitySpec = importlib.import_module(BUILT_IN[name]).SPEC
-        return spec
-    return _REGISTERED[name]
+    spec: ModalitySpec = importlib.import_module(BUILT_IN[name]).SPEC if name in BUILT_IN else _REGISTERED[name]
+    return spec

@@ -15,8 +15,9 @@ import torch
 from typing_extensions import override
 
 from rainbow_ray.data.examples import SLOT_SUFFIX, Examples
-from rainbow_ray.modalities.spec import DrawView, FindWindow, InputSpec, ModalitySpec
-from rainbow_ray.modalities.windows import Recording
+from rainbow_ray.modalities.descriptors import UNIT_KEY, descriptors_key
+from rainbow_ray.modalities.spec import InputSpec, ModalitySpec
+from rainbow_ray.modalities.windows import DrawView, FindWindow, Recording
 
 WINDOW_TOKENS = 64  # tokens of text whose memory equals that of a window
 
@@ -64,7 +65,8 @@ class WindowedModality(ModalitySpec):
 
         Returns:
             `values` `(units, length, …)` float32 and `mask` `(units, length)` bool; `to_example` `(units,)` and `stem`
-            `(units,)` int64: the example of each unit, and which of its stems.
+            `(units,)` int64: the example of each unit, and which of its stems; `descriptors` `(units, descriptors)`
+            float32, where the model reads them.
         """
         assert find is not None
         seed = draw() if draw is not None else None
@@ -80,12 +82,16 @@ class WindowedModality(ModalitySpec):
                 owners += [row] * len(drawn)
                 stems += [stem] * len(drawn)
         values, mask = pad_arrays([find(self.name, key) for key in keys])
-        return {
+        units = {
             "values": values,
             "mask": mask,
             "to_example": torch.tensor(owners, dtype=torch.long),
             "stem": torch.tensor(stems, dtype=torch.long),
         }
+        if self.name in input_spec.described and keys:
+            described = np.stack([find(descriptors_key(self.name), key) for key in keys])
+            units[UNIT_KEY] = torch.from_numpy(described)
+        return units
 
     @override
     def units_of_graph(self, modules: Mapping[str, Any], inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -95,6 +101,8 @@ class WindowedModality(ModalitySpec):
             units["mask"] = inputs[self.graph_mask]
         if self.caches_features and not encoder.trains_feature_extractor:
             units["values"] = encoder.frozen_features(values)
+        if descriptors_key(self.name) in inputs:
+            units[UNIT_KEY] = inputs[descriptors_key(self.name)]
         return units
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,10 @@ import pyarrow as pa
 from rainbow_ray.modalities.array_cache import ArrayCache
 
 POSITIONS = ("start", "middle")
+
+# (modality or key of its descriptors, key of a window) to the array that is read
+FindWindow = Callable[[str, str], np.ndarray]
+DrawView = Callable[[], "int | None"]  # seed that draws one window per stem; None: all windows are read
 
 
 class Recording(Protocol):

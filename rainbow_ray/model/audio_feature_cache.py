@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from rainbow_ray.modalities.array_cache import ArrayCache
 from rainbow_ray.modalities.audio.encoder import stack_waves
+from rainbow_ray.modalities.descriptors import described_modality, find_descriptors
 from rainbow_ray.modalities.spec import InputSpec, get_modality
 from rainbow_ray.model.device import Precision, is_out_of_memory
 from rainbow_ray.model.model import RainbowModel
@@ -99,17 +100,21 @@ class AudioFeatureCache:
         """Return the array that the model reads of a window.
 
         Args:
-            modality: Name of the modality.
+            modality: Name of the modality, or key of its descriptors.
             window: Key of the window.
 
         Returns:
-            Notes, samples, or the output of the frozen layers.
+            Notes, samples, the output of the frozen layers, or descriptors.
 
         Raises:
             TrainingError: The cache has lost the array.
         """
-        is_state = modality in self.identities
-        array = self.store.get(STATES, self.key(modality, window)) if is_state else self.store.get(modality, window)
+        if (described := described_modality(modality)) is not None:
+            array = find_descriptors(self.store, get_modality(described), window)
+        elif modality in self.identities:
+            array = self.store.get(STATES, self.key(modality, window))
+        else:
+            array = self.store.get(modality, window)
         if array is None:
             raise TrainingError(
                 f"{self.store.folder}: {modality} of window {window} is missing or damaged; delete the folder, and"

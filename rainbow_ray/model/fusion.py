@@ -12,17 +12,16 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from typing_extensions import override
 
 from rainbow_ray.config.schema import FusionConfig
+from rainbow_ray.model.modality_output import ModalityOutput, Tokens
 from rainbow_ray.nn.attention import TransformerBlock
 
 INITIAL_SCALE = 0.02  # standard deviation of the learned tokens at the start, as of BERT's embeddings
-MAX_STEMS = 32  # stems of a song with an embedding of their own
 
 
 def check_fusion(config: FusionConfig) -> list[str]:
@@ -40,52 +39,6 @@ def check_fusion(config: FusionConfig) -> list[str]:
             f" ({config.hidden_size})"
         ]
     return []
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tokens of one modality.
-
-    Attributes:
-        values: `(examples, tokens, width)`.
-        mask: `(examples, tokens)`, bool, true for tokens; all false for examples without the modality.
-    """
-
-    values: torch.Tensor
-    mask: torch.Tensor
-
-    def where(self, present: torch.Tensor) -> Tokens:
-        """Mask the tokens of examples without the modality.
-
-        Args:
-            present: Which examples keep their tokens, `(examples,)`, bool.
-
-        Returns:
-            Tokens of the same shape.
-        """
-        return Tokens(self.values, self.mask & present[:, None])
-
-    def mean(self) -> torch.Tensor:
-        """Return the mean token of each example.
-
-        Returns:
-            `(examples, width)`; NaN for examples without tokens.
-        """
-        mask = self.mask[..., None].to(self.values.dtype)
-        return (self.values * mask).sum(1) / mask.sum(1)
-
-
-@dataclass(frozen=True)
-class ModalityOutput:
-    """Output of the encoder of one modality.
-
-    Attributes:
-        tokens: Tokens of each example.
-        summary: Pooled statistics, `(examples, summary width)`; arbitrary for examples without the modality.
-    """
-
-    tokens: Tokens
-    summary: torch.Tensor
 
 
 class Fusion(nn.Module):
@@ -222,33 +175,6 @@ def apply_modality_dropout(present: Mapping[str, torch.Tensor], probability: flo
     return dict(zip(names, is_kept.unbind(dim=1), strict=True))
 
 
-def gather_units(
-    values: torch.Tensor, mask: torch.Tensor, unit_to_example: torch.Tensor | None, n_examples: int
-) -> Tokens:
-    """Concatenate the tokens of the units (windows, texts) of each example.
-
-    Args:
-        values: Tokens of each unit, `(units, tokens, width)`.
-        mask: `(units, tokens)`, bool.
-        unit_to_example: Example of each unit, `(units,)`, sorted; None: one unit per example.
-        n_examples: Number of examples.
-
-    Returns:
-        Tokens of each example, padded to the example with the most units.
-    """
-    if unit_to_example is None:
-        return Tokens(values, mask)
-    counts = torch.bincount(unit_to_example, minlength=n_examples)
-    max_units, (_, length, width) = max(1, int(counts.max()) if len(counts) else 1), values.shape
-    position = torch.arange(len(unit_to_example), device=values.device) - (counts.cumsum(0) - counts)[unit_to_example]
-    rows = unit_to_example * max_units + position
-    padded_values = values.new_zeros(n_examples * max_units, length, width).index_copy(0, rows, values)
-    padded_mask = mask.new_zeros(n_examples * max_units, length).index_copy(0, rows, mask)
-    return Tokens(
-        padded_values.view(n_examples, max_units * length, width), padded_mask.view(n_examples, max_units * length)
-    )
-
-
 def present_tokens(outputs: Mapping[str, ModalityOutput], present: Mapping[str, torch.Tensor]) -> dict[str, Tokens]:
     """Return the tokens of each modality, without those of examples that lack it.
 
@@ -262,38 +188,5 @@ def present_tokens(outputs: Mapping[str, ModalityOutput], present: Mapping[str, 
     return {name: output.tokens.where(present[name]) for name, output in outputs.items()}
 
 
-def mean_per_example(units: torch.Tensor, unit_to_example: torch.Tensor | None, n_examples: int) -> torch.Tensor:
-    """Return the mean of the units (windows, texts) of each example.
-
-    Args:
-        units: `(units, width)`.
-        unit_to_example: Example of each unit, `(units,)`; None: one unit per example.
-        n_examples: Number of examples.
-
-    Returns:
-        `(examples, width)`; 0 for examples without units.
-    """
-    if unit_to_example is None:
-        return units
-    sums = units.new_zeros(n_examples, units.shape[1]).index_add_(0, unit_to_example, units)
-    counts = units.new_zeros(n_examples).index_add_(0, unit_to_example, units.new_ones(len(units)))
-    return sums / counts.clamp(min=1)[:, None]
-
-
 def _concatenate(tokens: list[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([t.values for t in tokens], dim=1), torch.cat([t.mask for t in tokens], dim=1)
-
-
-def make_stem_embeddings(token_widths: Mapping[str, int]) -> nn.ModuleDict:
-    """Return an embedding of the number of a stem for each modality with windows, which starts at zero.
-
-    Args:
-        token_widths: Widths of tokens by modality.
-
-    Returns:
-        Embeddings by modality.
-    """
-    embeddings = {name: nn.Embedding(MAX_STEMS, width) for name, width in token_widths.items()}
-    for embedding in embeddings.values():
-        nn.init.zeros_(embedding.weight)
-    return nn.ModuleDict(embeddings)

@@ -6,6 +6,7 @@ Reference:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,30 +20,29 @@ from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.batch import Batch, SegmentTimes
 from rainbow_ray.modalities.audio.encoder import WaveformEncoder
 from rainbow_ray.modalities.audio.log_mel import LogMelNet
+from rainbow_ray.modalities.descriptors import UNIT_KEY, descriptors_key
 from rainbow_ray.modalities.encoder_types import PretrainedEncoder
 from rainbow_ray.modalities.midi.encoder import MidiEncoder
 from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality
 from rainbow_ray.modalities.text.bag_of_words import WordPresence
 from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.modalities.text.tokenize import WORDS
-from rainbow_ray.model.fusion import (
+from rainbow_ray.model.fusion import Fusion, apply_modality_dropout, present_tokens
+from rainbow_ray.model.modality_output import (
     MAX_STEMS,
-    Fusion,
     ModalityOutput,
     Tokens,
-    apply_modality_dropout,
-    gather_units,
+    empty_output,
     make_stem_embeddings,
     mean_per_example,
-    present_tokens,
+    pool_units,
+    scale_features,
 )
 from rainbow_ray.model.state_dict_upgrade import upgrade_state_keys
 from rainbow_ray.model.temporal import Temporal
 from rainbow_ray.nn.head import apply_head, make_head
 from rainbow_ray.nn.pooling import Pooling
 from rainbow_ray.nn.standardizer import Standardizer
-
-REFERENCE_WIDTH = 384  # features of the text encoder for which the default learning rate of the head was chosen
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class RainbowModel(nn.Module):
     Attributes:
         module_names: Attributes with the modules of each modality.
         feature_widths: Widths of the features that the head reads besides the output of the fusion, by name.
+        descriptor_widths: Numbers of descriptors that are read, by key.
         width: Their sum.
         is_fused: Whether there is a fusion.
     """
@@ -103,9 +104,11 @@ class RainbowModel(nn.Module):
                 setattr(self, attribute, module)
         self.is_fused = len(self.modalities) > 1 or get_modality(self.modalities[0]).needs_fusion
         self.feature_widths: dict[str, int] = {}
+        widths = {name: get_modality(name).descriptor_width(config) for name in self.modalities}
+        self.descriptor_widths = {descriptors_key(name): width for name, width in widths.items() if width}
         for name in self.modalities:
             if config.fusion.pooled_statistics or not self.is_fused:
-                self.feature_widths[name] = self.encoder_of(name).summary_width
+                self.feature_widths |= self.encoder_widths(name)
             self.feature_widths |= get_modality(name).extra_widths(self.modules_of(name))
         self.width = sum(self.feature_widths.values())
         if self.is_fused:
@@ -113,7 +116,10 @@ class RainbowModel(nn.Module):
             self.fusion = Fusion(token_widths, config.fusion)
             windowed = {name: width for name, width in token_widths.items() if get_modality(name).is_windowed}
             self.stems = make_stem_embeddings(windowed)
-        self.register_buffer("feature_scale", self._feature_scale(), persistent=False)
+        scaled = [
+            key for name in self.modalities if get_modality(name).rescales_features for key in self.encoder_widths(name)
+        ]
+        self.register_buffer("feature_scale", scale_features(self.feature_widths, scaled), persistent=False)
         self.standardize = Standardizer(self.width) if config.classifier.standardize else nn.Identity()
         head_width = self.width + (self.fusion.out_width if self.fusion is not None else 0)
         self.temporal = Temporal(head_width, config.temporal) if temporal and config.temporal.kind != "none" else None
@@ -207,7 +213,7 @@ class RainbowModel(nn.Module):
         """
         statistics = []
         for name in self.modalities:
-            features = {name: outputs[name].summary.float()} if name in self.feature_widths else {}
+            features = outputs[name].features(name) if name in self.feature_widths else {}
             features |= get_modality(name).extra_features(self.modules_of(name), batch.units[name])
             statistics += [torch.where(present[name][:, None], values, torch.nan) for values in features.values()]
         if not statistics:
@@ -355,6 +361,19 @@ class RainbowModel(nn.Module):
         """
         return getattr(self, modality)
 
+    def encoder_widths(self, modality: str) -> dict[str, int]:
+        """Return the widths of a modality's features that do not depend on other modalities.
+
+        Args:
+            modality: Name of the modality.
+
+        Returns:
+            The width of the encoder's summary, and the number of descriptors if they are read, by key.
+        """
+        widths = {modality: self.encoder_of(modality).summary_width}
+        key = descriptors_key(modality)
+        return widths | ({key: self.descriptor_widths[key]} if key in self.descriptor_widths else {})
+
     def modules_of(self, modality: str) -> dict[str, Any]:
         """Return the modules that read a modality.
 
@@ -366,32 +385,16 @@ class RainbowModel(nn.Module):
         """
         return {attribute: getattr(self, attribute) for attribute in self.module_names[modality]}
 
-    def _feature_scale(self) -> torch.Tensor:
-        """Return factors of the features besides the fusion, `(width,)`.
-
-        Adam moves each weight alike, so that the contribution of a modality grows with its width: the 23 statistics of
-        MIDI would hardly count beside the 384 features of a text encoder.
-        """
-        scaled = {name for name in self.modalities if get_modality(name).rescales_features}
-        factors = [
-            torch.full((width,), REFERENCE_WIDTH / width if name in scaled else 1.0)
-            for name, width in self.feature_widths.items()
-        ]
-        return torch.cat(factors or [torch.zeros(0)])
-
     def _encode_modality(self, name: str, batch: Batch) -> ModalityOutput:
         spec, encoder = get_modality(name), self.encoder_of(name)
         inputs, unit_to_example, n_examples = batch.units[name], batch.unit_to_example[name], batch.targets.shape[0]
         if spec.is_windowed and unit_to_example is not None and len(unit_to_example) == 0:
             # no example of the batch has the modality
-            empty = inputs["values"].new_zeros(n_examples, 1, encoder.width)
-            summary = inputs["values"].new_zeros(n_examples, encoder.summary_width)
-            return ModalityOutput(Tokens(empty, empty[..., 0].bool()), summary)
+            return empty_output(inputs["values"], n_examples, encoder.width, self.encoder_widths(name))
         units = spec.encode(self.modules_of(name), inputs)
         if not spec.is_windowed:
             return ModalityOutput(Tokens(units.tokens, units.mask), units.summary)
-        tokens = units.tokens + self.stems[name](inputs["stem"].clamp(max=MAX_STEMS - 1))[:, None]
-        return ModalityOutput(
-            gather_units(tokens, units.mask, unit_to_example, n_examples),
-            mean_per_example(units.summary.float(), unit_to_example, n_examples),
-        )
+        stems = self.stems[name](inputs["stem"].clamp(max=MAX_STEMS - 1))
+        units = dataclasses.replace(units, tokens=units.tokens + stems[:, None])
+        descriptors = inputs[UNIT_KEY] if descriptors_key(name) in self.descriptor_widths else None
+        return pool_units(units, descriptors, unit_to_example, n_examples)

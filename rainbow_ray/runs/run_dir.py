@@ -372,7 +372,13 @@ def _with_earlier_defaults(document: Any) -> Any:
     earlier: dict[str, Any] = {"step_tokens": 0}  # steps did not grow
     if training.get("loss") in SOLVED_LOSSES:
         earlier["solver"] = "adamw"
-    return {**document, "training": {**earlier, **training}}
+    document = {**document, "training": {**earlier, **training}}
+    model = document.get("model")
+    if not isinstance(model, dict):
+        return document
+    # descriptors were not read
+    encoders = {key: {"descriptors": False, **(model.get(key) or {})} for key in ("audio_encoder", "midi_encoder")}
+    return {**document, "model": {**model, **encoders}}
 
 
 def _compare(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:

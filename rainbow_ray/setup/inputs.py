@@ -18,8 +18,8 @@ from rainbow_ray.config.schema import (
 from rainbow_ray.data.manifest import Manifest
 from rainbow_ray.modalities.audio.encoder import check_audio_encoder, verify_encoder
 from rainbow_ray.modalities.media import MediaReader
-from rainbow_ray.modalities.selection import windowed
-from rainbow_ray.modalities.spec import InputSpec, modality_names
+from rainbow_ray.modalities.selection import described_modalities, windowed
+from rainbow_ray.modalities.spec import InputSpec, get_modality, modality_names
 from rainbow_ray.modalities.windows import Windows
 from rainbow_ray.utils.cache_dir import cache_dir
 from rainbow_ray.utils.errors import InputError
@@ -80,6 +80,23 @@ def resolve_encoders(config: Config, *, demo: bool) -> Config:
     return config.with_values({key: name for key, name in defaults.items() if not config.at(key)})
 
 
+def resolve_descriptors(config: Config, *, has_segments: bool) -> Config:
+    """Return a config that says of each modality whether its descriptors are read.
+
+    Args:
+        config: The config; it is left as it is.
+        has_segments: Whether examples are segments, whose descriptors are not read by default.
+
+    Returns:
+        A copy in which the settings of all modalities that are read have a value.
+    """
+    specs = [get_modality(name) for name in modalities_of(config)]
+    defaults = {
+        spec.descriptors_setting: not has_segments and spec.can_describe() for spec in specs if spec.descriptors_setting
+    }
+    return config.with_values({key: value for key, value in defaults.items() if config.at(key) is None})
+
+
 def resolve_inputs(
     config: Config, modalities: Sequence[str], manifest: Manifest | None, root: Path | None = None
 ) -> tuple[InputSpec, list[str]]:
@@ -103,6 +120,7 @@ def resolve_inputs(
         encoders = check_encoders(config, modalities)
     except InputError as error:
         problems += error.problems
+    problems += _missing_packages(config, modalities)
     media = windowed(modalities)
     root = root if root is not None and config.data.media_root is None else _media_root(config.data, manifest)
     if media and not root.is_dir():
@@ -115,8 +133,10 @@ def resolve_inputs(
         return InputSpec(tuple(modalities), text.name, text.max_tokens), warnings
     data = config.data
     audio = encoders[AUDIO].name if AUDIO in encoders else None
-    reader = _media_reader(config, media, root)
-    return InputSpec(tuple(modalities), text.name, text.max_tokens, audio, data.window_seconds, reader), warnings
+    described = described_modalities(media, config.model)
+    reader = _media_reader(config, media, root, described)
+    spec = InputSpec(tuple(modalities), text.name, text.max_tokens, audio, data.window_seconds, reader, described)
+    return spec, warnings
 
 
 def check_encoders(config: Config, modalities: Sequence[str]) -> dict[str, Encoder]:
@@ -146,18 +166,33 @@ def check_encoders(config: Config, modalities: Sequence[str]) -> dict[str, Encod
     return encoders
 
 
+def _missing_packages(config: Config, modalities: Sequence[str]) -> list[str]:
+    """Return a message for each modality whose descriptors cannot be computed."""
+    specs = [get_modality(name) for name in modalities]
+    return [
+        f"{spec.descriptors_setting}: a package that it needs is not installed: pip install 'rainbow-ray[descriptors]'"
+        for spec in specs
+        if spec.descriptors_setting and config.at(spec.descriptors_setting) and not spec.can_describe()
+    ]
+
+
 def _media_root(config: DataConfig, manifest: Manifest | None) -> Path:
     if config.media_root is not None:
         return resolve_path(config.media_root)
     return (folder_of(manifest.location) if manifest is not None else None) or Path.cwd()
 
 
-def _media_reader(config: Config, media: tuple[str, ...], root: Path) -> MediaReader:
+def _media_reader(config: Config, media: tuple[str, ...], root: Path, described: tuple[str, ...]) -> MediaReader:
     data = config.data
     windows = Windows(data.window_seconds, data.window_position, data.windows_per_stem, config.split_seed)
     folder = resolve_path(data.media_cache) if data.media_cache is not None else cache_dir("media")
     return MediaReader(
-        media, root.resolve(), windows, folder.resolve(), cache_without_files=data.media_cache is not None
+        media,
+        root.resolve(),
+        windows,
+        folder.resolve(),
+        cache_without_files=data.media_cache is not None,
+        described=described,
     )
 
 

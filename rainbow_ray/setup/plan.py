@@ -19,7 +19,7 @@ from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.data.splits import read_split_file
 from rainbow_ray.modalities.selection import column_requests, reads_text, windowed
 from rainbow_ray.modalities.spec import InputSpec
-from rainbow_ray.setup.inputs import modalities_of, resolve_encoders, resolve_inputs
+from rainbow_ray.setup.inputs import modalities_of, resolve_descriptors, resolve_encoders, resolve_inputs
 from rainbow_ray.setup.segment_table import SegmentTable, find_segments
 from rainbow_ray.setup.validate import (
     check_phase,
@@ -144,6 +144,7 @@ def make_plan(resolved: Resolved) -> RunPlan:
     """
     source = find_source(resolved)
     config = resolve_encoders(resolve_defaults(source.config, source.task), demo=source.demo)
+    config = resolve_descriptors(config, has_segments=source.task.is_sequence_task)
     opened = validate(config, source, resolved.problems)
     return _build_plan(config, source, opened, resolved)
 

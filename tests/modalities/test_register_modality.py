@@ -23,8 +23,6 @@ from rainbow_ray.inference.predictor import Predictor
 from rainbow_ray.modalities.encoder_types import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.rows import lengths, make_collates, modalities_present, prepare
 from rainbow_ray.modalities.spec import (
-    DrawView,
-    FindWindow,
     InputSpec,
     ModalitySpec,
     get_modality,
@@ -32,6 +30,7 @@ from rainbow_ray.modalities.spec import (
     register_modality,
     unregister_modality,
 )
+from rainbow_ray.modalities.windows import DrawView, FindWindow
 from rainbow_ray.model.build import build_model
 from rainbow_ray.tasks.registry import make_task
 from tests.helpers import data_of, finish_run, plan_of

@@ -9,7 +9,8 @@ import torch
 
 from rainbow_ray.config.choices import FusionKind
 from rainbow_ray.config.schema import FusionConfig
-from rainbow_ray.model.fusion import Fusion, Tokens, apply_modality_dropout, check_fusion, gather_units
+from rainbow_ray.model.fusion import Fusion, apply_modality_dropout, check_fusion
+from rainbow_ray.model.modality_output import Tokens, gather_units
 
 WIDTHS = {"text": 12, "audio": 10, "midi": 8}
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from typing_extensions import override
@@ -13,8 +14,9 @@ from typing_extensions import override
 from rainbow_ray.config.schema import EMBEDDED_ENCODER, DataConfig, ModelConfig
 from rainbow_ray.config.unused_keys import UnusedKeys, section_keys
 from rainbow_ray.data.columns import ColumnRequest
-from rainbow_ray.modalities.audio import encoder
+from rainbow_ray.modalities.audio import descriptors, encoder
 from rainbow_ray.modalities.audio.reader import RATE, open_recording
+from rainbow_ray.modalities.descriptors import descriptors_key
 from rainbow_ray.modalities.encoder_cache import clone_encoder, digest
 from rainbow_ray.modalities.encoder_types import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.graph_inputs import GraphBatch
@@ -48,6 +50,20 @@ class AudioModality(WindowedModality):
     encoder_folder = "audio_encoder"
     is_exportable = True
     has_constant_summary = True
+    descriptors_setting = f"{ENCODER}.descriptors"
+    descriptor_version = descriptors.VERSION
+
+    @override
+    def can_describe(self) -> bool:
+        return descriptors.is_installed()
+
+    @override
+    def descriptor_width(self, config: ModelConfig) -> int:
+        return descriptors.AUDIO_WIDTH if config.audio_encoder.descriptors else 0
+
+    @override
+    def describe(self, window: np.ndarray) -> np.ndarray:
+        return descriptors.describe_sound(window)
 
     @override
     def column(self, config: DataConfig) -> ColumnRequest:
@@ -91,7 +107,11 @@ class AudioModality(WindowedModality):
         self, modules: Mapping[str, Any], batch: GraphBatch, rng: torch.Generator
     ) -> dict[str, torch.Tensor]:
         samples = round(batch.seconds * RATE)
-        return {self.name: 0.1 * torch.randn(batch.n_examples, samples, generator=rng)}
+        waves = 0.1 * torch.randn(batch.n_examples, samples, generator=rng)
+        return {
+            self.name: waves,
+            descriptors_key(self.name): torch.randn(batch.n_examples, descriptors.AUDIO_WIDTH, generator=rng),
+        }
 
     @override
     def learning_rate(self, config: ModelConfig) -> float | None:

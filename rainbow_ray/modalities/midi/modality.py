@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from typing_extensions import override
 
 from rainbow_ray.config.schema import DataConfig, ModelConfig
 from rainbow_ray.data.columns import ColumnRequest
+from rainbow_ray.modalities.descriptors import descriptors_key
 from rainbow_ray.modalities.encoder_types import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.graph_inputs import GraphBatch
+from rainbow_ray.modalities.midi import descriptors
 from rainbow_ray.modalities.midi.encoder import MidiEncoder
 from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS, open_recording
 from rainbow_ray.modalities.spec import InputSpec
@@ -32,6 +35,8 @@ class MidiModality(WindowedModality):
     is_exportable = True
     has_constant_summary = True
     inputs_of_any_length = ("midi", "midi_mask")
+    descriptors_setting = "model.midi_encoder.descriptors"
+    descriptor_version = descriptors.VERSION
 
     @override
     def column(self, config: DataConfig) -> ColumnRequest:
@@ -46,6 +51,14 @@ class MidiModality(WindowedModality):
         self, config: ModelConfig, pretrained: PretrainedEncoder | None, seconds: float
     ) -> dict[str, nn.Module]:
         return {self.name: MidiEncoder(config.midi_encoder, seconds)}
+
+    @override
+    def descriptor_width(self, config: ModelConfig) -> int:
+        return descriptors.MIDI_WIDTH if config.midi_encoder.descriptors else 0
+
+    @override
+    def describe(self, window: np.ndarray) -> np.ndarray:
+        return descriptors.describe_notes(window)
 
     @override
     def encode(self, modules: Mapping[str, Any], units: Mapping[str, torch.Tensor]) -> EncodedUnits:
@@ -67,7 +80,13 @@ class MidiModality(WindowedModality):
         )
         assert notes.shape[2] == FIELDS
         mask = torch.arange(N_NOTES)[None] < torch.randint(1, N_NOTES + 1, (batch.n_examples, 1), generator=rng)
-        return {self.name: notes.float() * mask[..., None], self.graph_mask: mask}
+        notes = notes.float() * mask[..., None]
+        described = [self.describe(row[is_note].numpy()) for row, is_note in zip(notes, mask, strict=True)]
+        return {
+            self.name: notes,
+            self.graph_mask: mask,
+            descriptors_key(self.name): torch.from_numpy(np.stack(described)),
+        }
 
     @override
     def learning_rate(self, config: ModelConfig) -> float | None:

@@ -16,12 +16,13 @@ from rainbow_ray.data.examples import Examples
 from rainbow_ray.modalities.encoder_cache import clone_encoder
 from rainbow_ray.modalities.encoder_types import EncodedUnits, PretrainedEncoder
 from rainbow_ray.modalities.graph_inputs import GraphBatch
-from rainbow_ray.modalities.spec import DrawView, FindWindow, InputSpec, ModalitySpec
+from rainbow_ray.modalities.spec import InputSpec, ModalitySpec
 from rainbow_ray.modalities.text import encoder, tokenize
 from rainbow_ray.modalities.text.bag_of_words import WordPresence
 from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.modalities.text.tokenize import PRESENT, STATES, TOKENS, WORDS
 from rainbow_ray.modalities.text.word_hashing import BUCKETS
+from rainbow_ray.modalities.windows import DrawView, FindWindow
 from rainbow_ray.nn.pooling import Pooling
 
 MASK = "mask"  # input of a batch: which tokens are not padding
