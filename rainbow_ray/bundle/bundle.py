@@ -35,7 +35,6 @@ from rainbow_ray.bundle.tensor_files import NOVELTY, check_feature_keys, read_no
 from rainbow_ray.bundle.tokenizer_files import save_tokenizer
 from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.config.schema import ModelConfig
-from rainbow_ray.modalities.encoder_types import PretrainedEncoder
 from rainbow_ray.modalities.hub import offline, quiet_libraries
 from rainbow_ray.modalities.pretrained import TEXT, count_embeddings
 from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality
@@ -159,9 +158,9 @@ def save_bundle(folder: Path, bundle: Bundle, model_config: ModelConfig, card: s
         if model.text is not None:
             save_tokenizer(bundle.tokenizer, temporary, int(bundle.info["max_tokens"]))
         for name in model.modalities:
-            subfolder, body = get_modality(name).encoder_folder, getattr(model.encoder_of(name), "body", None)
-            if subfolder is not None and body is not None:
-                body.config.save_pretrained(temporary / subfolder)
+            subfolder = get_modality(name).encoder_folder
+            if subfolder is not None:
+                get_modality(name).save_encoder_files(model.encoder_of(name), temporary / subfolder)
         write_stacks(temporary, bundle.stacks)
         if bundle.novelty is not None:
             save_arrays(bundle.novelty.to_arrays(), temporary / NOVELTY)
@@ -372,8 +371,8 @@ def _empty_model(folder: Path, document: Mapping[str, Any], task: Task) -> Rainb
     for name in modalities:
         subfolder = get_modality(name).encoder_folder
         if subfolder is not None and (get_modality(name).reads_text or (folder / subfolder).exists()):
-            normalize = document.get("audio_normalized", True)
-            encoders[name] = PretrainedEncoder(empty_encoder(folder / subfolder), normalize=normalize)
+            body = empty_encoder(folder / subfolder, get_modality(name).make_body)
+            encoders[name] = get_modality(name).wrap_body(body, folder / subfolder, document)
     seconds = document.get("windows", {}).get("seconds", 10.0)
     config = ModelConfig.model_validate(document["model"])
     return RainbowModel(encoders, config, task.outputs, modalities, seconds, temporal=task.is_sequence_task)

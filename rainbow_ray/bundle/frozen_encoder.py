@@ -5,6 +5,7 @@ It shares its tensors with the model, as far as the model did not train them: on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ import torch
 
 from rainbow_ray.config.schema import TextEncoderConfig
 from rainbow_ray.modalities.text.encoder import TextEncoder, frozen_config
+from rainbow_ray.modalities.text.modality import SPEC as TEXT
 
 FROZEN = "frozen.safetensors"
 MAX_LAYERS = 1000  # of an encoder; a config with more is damaged
 
 
-def empty_encoder(folder: Path) -> Any:
+def empty_encoder(folder: Path, make_body: Callable[[Any], Any] = TEXT.make_body) -> Any:
     """Return an encoder with the architecture of a config, and other weights.
 
     Args:
         folder: Folder with a config of transformers.
+        make_body: Returns the model of a config.
 
     Returns:
         A model of transformers.
@@ -29,13 +32,13 @@ def empty_encoder(folder: Path) -> Any:
     Raises:
         ValueError: The config has too many layers.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     layers = getattr(config, "num_hidden_layers", 0)
     if not isinstance(layers, int) or layers > MAX_LAYERS:
         raise ValueError(f"{folder.name}/config.json: {layers!r} layers")
-    return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    return make_body(config)
 
 
 def tensors_to_store(encoder: TextEncoder | None, model_encoder: TextEncoder | None) -> dict[str, torch.Tensor]:

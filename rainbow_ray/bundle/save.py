@@ -112,14 +112,8 @@ def _media_info(plan: RunPlan) -> dict[str, Any]:
     """Return fields of a bundle that reads audio or MIDI."""
     if plan.input_spec.media_reader is None:
         return {}
-    windows = plan.input_spec.media_reader.windows
     return {
-        "windows": {
-            "seconds": windows.seconds,
-            "position": windows.position,
-            "windows_per_stem": windows.views,
-            "seed": windows.seed,
-        },
+        "windows": plan.input_spec.media_reader.windows.to_json(),
         "max_unreadable_fraction": plan.config.data.max_unreadable_fraction,
     }
 

@@ -60,7 +60,8 @@ class AudioEncoderConfig(Section):
 
     model_name: str | None = Field(
         None,
-        description="waveform model on the Hugging Face Hub, local folder, or `embedded` (a small network on log-mel"
+        description="model on the Hugging Face Hub (wav2vec 2.0 and its relatives, CLAP, AST, Whisper, Wav2Vec2-BERT), local"
+        " folder, or `embedded` (a small network on log-mel"
         f" spectrograms); null: {DEFAULT_AUDIO_ENCODER}, for the built-in songs embedded",
     )
     layer: Depth = Field(0.5, description=LAYER)

@@ -314,8 +314,7 @@ class Predictor:
         text_encoder = self.bundle.tokenizer if self.reads_text else ""
         if not self._media:
             return InputSpec(model.modalities, text_encoder, info["max_tokens"])
-        fields = info["windows"]
-        windows = Windows(fields["seconds"], fields["position"], fields["windows_per_stem"], fields["seed"])
+        windows = Windows.from_json(info["windows"])
         return InputSpec(
             model.modalities, text_encoder, info["max_tokens"], seconds=windows.seconds,
             media_reader=MediaReader(self._media, self._root, windows, None),

@@ -40,7 +40,7 @@ class DescribedWindows:
         """
         return True
 
-    def descriptor_width(self, config: ModelConfig) -> int:  # noqa: ARG002
+    def descriptor_width(self, config: ModelConfig) -> int:
         """Return the number of descriptors that a model reads.
 
         Args:
@@ -51,11 +51,12 @@ class DescribedWindows:
         """
         return 0
 
-    def describe(self, window: np.ndarray) -> np.ndarray:
+    def describe(self, window: np.ndarray, seconds: float) -> np.ndarray:
         """Return the descriptors of a window.
 
         Args:
             window: What `Recording.read` returned.
+            seconds: Its length.
 
         Returns:
             `(descriptors,)` float32, all finite.
@@ -90,26 +91,28 @@ def described_modality(key: str) -> str | None:
     return key.removesuffix(SUFFIX) if key.endswith(SUFFIX) else None
 
 
-def store_descriptors(store: ArrayCache, spec: DescribedWindows, window: str) -> None:
+def store_descriptors(store: ArrayCache, spec: DescribedWindows, window: str, seconds: float) -> None:
     """Compute and store the descriptors of a stored window, unless they are stored.
 
     Args:
         store: Cache of windows.
         spec: The modality.
         window: Key of the window; nothing is done where the cache has lost it.
+        seconds: Length of the window.
     """
     kind, key = descriptors_key(spec.name), _key(spec, window)
     if not store.has(kind, key) and (array := store.get(spec.name, window, hold=False)) is not None:
-        store.put(kind, key, spec.describe(array))
+        store.put(kind, key, spec.describe(array, seconds))
 
 
-def find_descriptors(store: ArrayCache, spec: DescribedWindows, window: str) -> np.ndarray | None:
+def find_descriptors(store: ArrayCache, spec: DescribedWindows, window: str, seconds: float) -> np.ndarray | None:
     """Return the descriptors of a stored window; they are computed where they are not stored.
 
     Args:
         store: Cache of windows.
         spec: The modality.
         window: Key of the window.
+        seconds: Length of the window.
 
     Returns:
         `(descriptors,)` float32; None where neither they nor the window are stored.
@@ -117,7 +120,7 @@ def find_descriptors(store: ArrayCache, spec: DescribedWindows, window: str) -> 
     values = store.get(descriptors_key(spec.name), _key(spec, window))
     if values is None:
         array = store.get(spec.name, window, hold=False)
-        values = None if array is None else spec.describe(array)
+        values = None if array is None else spec.describe(array, seconds)
         if values is not None:
             store.put(descriptors_key(spec.name), _key(spec, window), values)
     return values

@@ -17,11 +17,15 @@ class PretrainedEncoder:
         body: Model of transformers.
         weights: Digest of its tensors, which identifies cached features.
         normalize: Whether inputs are standardized before they are encoded (audio).
+        extractor: Feature extractor of transformers (audio), or None.
+        sample_rate: Sample rate of the inputs in Hz (audio).
     """
 
     body: Any
     weights: str = ""
     normalize: bool = True
+    extractor: Any = None
+    sample_rate: int = 16_000
 
 
 @dataclass(frozen=True)

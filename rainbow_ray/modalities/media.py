@@ -29,7 +29,7 @@ from rainbow_ray.modalities.media_source import (
     MediaSource,
 )
 from rainbow_ray.modalities.spec import get_modality
-from rainbow_ray.modalities.windows import Recording, Span, Windows
+from rainbow_ray.modalities.windows import WINDOW_RATE, Recording, Span, Windows
 from rainbow_ray.utils.hashing import hash_parts
 
 VERSION = 3  # of index entries: those of earlier versions are ignored
@@ -107,7 +107,7 @@ class MediaReader:
         """Store the descriptors of a stem's windows, which else would be computed where they are first needed."""
         for name in self.described:
             for window in entry.get(name, {}).get("windows", []):
-                store_descriptors(self.store, get_modality(name), window)
+                store_descriptors(self.store, get_modality(name), window, self.windows.seconds)
 
     def _sources(self, rows: pa.Table, modality: str) -> list[MediaSource | str | None]:
         """Return the source of each row; a message if it cannot be used, None for an empty cell."""
@@ -130,7 +130,10 @@ class MediaReader:
         if not sources:
             return unusable
         names = {name: source.name for name, source in sources.items()}
-        key = hash_parts(VERSION, names, self.windows, *([span] if span else []))
+        rate = self.windows.sample_rate
+        key = hash_parts(
+            VERSION, names, self.windows, *([span] if span else []), *([rate] if rate != WINDOW_RATE else [])
+        )
         cached = self.store.read_index(key)
         if cached is not None and self._is_current(cached, sources):
             relocated = {name: source for name, source in sources.items() if source.is_elsewhere(cached[name])}
@@ -161,7 +164,9 @@ class MediaReader:
         entry: Entry = {name: {"windows": [], "trouble": None, "note": None} for name in sources}
         for name, source in sources.items():
             try:
-                recordings[name] = get_modality(name).open_recording(source.content(), source.rate)
+                recordings[name] = get_modality(name).open_recording(
+                    source.content(), source.rate, self.windows.sample_rate
+                )
             except MediaError as error:
                 entry[name]["trouble"] = _message(error, source.display_name)
         stem = next(iter(sources.values())).name

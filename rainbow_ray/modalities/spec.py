@@ -17,7 +17,8 @@ import numpy as np
 
 from rainbow_ray.modalities.descriptors import DescribedWindows
 from rainbow_ray.modalities.graph_inputs import GraphInputs
-from rainbow_ray.modalities.windows import DrawView, FindWindow
+from rainbow_ray.modalities.pretrained_spec import HasPretrainedEncoder
+from rainbow_ray.modalities.windows import WINDOW_RATE, DrawView, FindWindow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,7 +104,7 @@ class InputSpec:
             object.__setattr__(self, name, value)
 
 
-class ModalitySpec(GraphInputs, DescribedWindows, ABC):
+class ModalitySpec(GraphInputs, DescribedWindows, HasPretrainedEncoder, ABC):
     """What the rest of the package asks of a modality.
 
     Rows are `pyarrow` tables of `data.normalize_rows`; `modules` are those that `make_modules` returned, by name.
@@ -121,7 +122,6 @@ class ModalitySpec(GraphInputs, DescribedWindows, ABC):
         rate_column: Column of sample rates that a table of songs may have beside its samples; None without samples.
         config_prefixes: Prefixes of the config keys that have no effect without this modality.
         unused_keys: Rows about config keys that have no effect although the modality is read.
-        encoder_folder: Folder of a bundle with the config of its pretrained encoder; None without one.
     """
 
     name: str
@@ -135,7 +135,6 @@ class ModalitySpec(GraphInputs, DescribedWindows, ABC):
     rate_column: str | None = None
     config_prefixes: tuple[str, ...] = ()
     unused_keys: tuple[UnusedKeys, ...] = ()
-    encoder_folder: str | None = None
 
     def column(self, config: DataConfig) -> ColumnRequest | None:
         """Return which column of a manifest holds the modality.
@@ -160,12 +159,13 @@ class ModalitySpec(GraphInputs, DescribedWindows, ABC):
         """
         return rows
 
-    def open_recording(self, source: Path | bytes, rate: int | None) -> Recording:
+    def open_recording(self, source: Path | bytes, rate: int | None, window_rate: int = WINDOW_RATE) -> Recording:
         """Open a file of a windowed modality.
 
         Args:
             source: Path of the file, or its content.
             rate: Sample rate in Hz if the content is samples.
+            window_rate: Sample rate of windows in Hz, where they are samples.
 
         Returns:
             The opened file.
@@ -220,34 +220,6 @@ class ModalitySpec(GraphInputs, DescribedWindows, ABC):
             examples (without it each example has one unit), and `present`, `(examples,)` bool, tells which examples
             have the modality (without it, those with units).
         """
-
-    def load_pretrained(self, name: str) -> Any:
-        """Return a pretrained encoder with its weights.
-
-        Args:
-            name: Name of the encoder.
-
-        Returns:
-            A model of transformers, in fp32.
-
-        Raises:
-            InputError: It cannot be loaded.
-        """
-        raise NotImplementedError
-
-    def load_config(self, name: str) -> Any:
-        """Return the config of a pretrained encoder.
-
-        Args:
-            name: Name of the encoder.
-
-        Returns:
-            A config of transformers.
-
-        Raises:
-            InputError: It cannot be loaded.
-        """
-        raise NotImplementedError
 
     def load_encoder(self, input_spec: InputSpec) -> PretrainedEncoder | None:
         """Return the pretrained encoder that a model is built around.

@@ -17,7 +17,7 @@ from typing_extensions import override
 from rainbow_ray.data.examples import SLOT_SUFFIX, Examples
 from rainbow_ray.modalities.descriptors import UNIT_KEY, descriptors_key
 from rainbow_ray.modalities.spec import InputSpec, ModalitySpec
-from rainbow_ray.modalities.windows import DrawView, FindWindow, Recording
+from rainbow_ray.modalities.windows import WINDOW_RATE, DrawView, FindWindow, Recording
 
 WINDOW_TOKENS = 64  # tokens of text whose memory equals that of a window
 
@@ -34,7 +34,7 @@ class WindowedModality(ModalitySpec):
 
     @override
     @abstractmethod
-    def open_recording(self, source: Path | bytes, rate: int | None) -> Recording: ...
+    def open_recording(self, source: Path | bytes, rate: int | None, window_rate: int = WINDOW_RATE) -> Recording: ...
 
     @override
     def is_present(self, rows: pa.Table) -> pa.ChunkedArray:
@@ -93,6 +93,19 @@ class WindowedModality(ModalitySpec):
             units[UNIT_KEY] = torch.from_numpy(described)
         return units
 
+    def features_of_graph(self, encoder: Any, values: torch.Tensor) -> torch.Tensor:
+        """Return the frozen features of a modality with cached features, inside a graph.
+
+        Args:
+            encoder: The encoder of the model.
+            values: The modality's input of the graph.
+
+        Returns:
+            `(units, …)`.
+        """
+        features: torch.Tensor = encoder.frozen_features(values)
+        return features
+
     @override
     def units_of_graph(self, modules: Mapping[str, Any], inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         values, encoder = inputs[self.name], modules[self.name]
@@ -100,7 +113,7 @@ class WindowedModality(ModalitySpec):
         if self.graph_mask in inputs:
             units["mask"] = inputs[self.graph_mask]
         if self.caches_features and not encoder.trains_feature_extractor:
-            units["values"] = encoder.frozen_features(values)
+            units["values"] = self.features_of_graph(encoder, values)
         if descriptors_key(self.name) in inputs:
             units[UNIT_KEY] = inputs[descriptors_key(self.name)]
         return units

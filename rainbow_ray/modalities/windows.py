@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 
-from rainbow_ray.modalities.array_cache import ArrayCache
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rainbow_ray.modalities.array_cache import ArrayCache
 
 POSITIONS = ("start", "middle")
+WINDOW_RATE = 16_000  # Hz, of windows of samples, unless the encoder reads another rate
 
 # (modality or key of its descriptors, key of a window) to the array that is read
 FindWindow = Callable[[str, str], np.ndarray]
@@ -66,12 +69,43 @@ class Windows:
         position: Where the first window lies: one of `POSITIONS`.
         views: Number of windows per stem.
         seed: Seeds the positions of the windows after the first.
+        sample_rate: Sample rate in Hz of windows that are samples.
     """
 
     seconds: float
     position: str = "middle"
     views: int = 1
     seed: int = 0
+    sample_rate: int = field(default=WINDOW_RATE, repr=False)  # part of a cache's key only where it is another one
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values.
+
+        Returns:
+            Values by name.
+        """
+        return {
+            "seconds": self.seconds,
+            "position": self.position,
+            "windows_per_stem": self.views,
+            "seed": self.seed,
+            "sample_rate": self.sample_rate,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Windows:
+        """Return windows from JSON values, in which earlier versions did not write the sample rate.
+
+        Args:
+            document: What `to_json` returned.
+
+        Returns:
+            The windows.
+        """
+        return cls(
+            document["seconds"], document["position"], document["windows_per_stem"], document["seed"],
+            document.get("sample_rate", WINDOW_RATE),
+        )  # fmt: skip
 
     def starts(self, duration: float, name: str, sounding: tuple[float, float] | None = None) -> list[float]:
         """Return the seconds at which the windows of a stem begin.

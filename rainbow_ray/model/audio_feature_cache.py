@@ -44,7 +44,7 @@ class AudioFeatureCache:
     def __init__(self, model: RainbowModel, input_spec: InputSpec, device: torch.device, precision: Precision) -> None:
         self.model, self.device, self.precision = model, device, precision
         self.store = input_spec.media_reader.store if input_spec.media_reader is not None else ArrayCache(None)
-        self.seconds = 0.0
+        self.seconds, self.window_seconds = 0.0, input_spec.seconds
         self.identities: dict[str, str] = {}  # of the frozen features of each modality that has some
         for name in model.modalities:
             encoder = model.encoder_of(name)
@@ -110,7 +110,7 @@ class AudioFeatureCache:
             TrainingError: The cache has lost the array.
         """
         if (described := described_modality(modality)) is not None:
-            array = find_descriptors(self.store, get_modality(described), window)
+            array = find_descriptors(self.store, get_modality(described), window, self.window_seconds)
         elif modality in self.identities:
             array = self.store.get(STATES, self.key(modality, window))
         else:

@@ -18,8 +18,7 @@ from typing_extensions import override
 
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.data.batch import Batch, SegmentTimes
-from rainbow_ray.modalities.audio.encoder import WaveformEncoder
-from rainbow_ray.modalities.audio.log_mel import LogMelNet
+from rainbow_ray.modalities.audio.encoder import AudioEncoder
 from rainbow_ray.modalities.descriptors import UNIT_KEY, descriptors_key
 from rainbow_ray.modalities.encoder_types import PretrainedEncoder
 from rainbow_ray.modalities.midi.encoder import MidiEncoder
@@ -85,7 +84,7 @@ class RainbowModel(nn.Module):
     text: TextEncoder | None
     pooling: Pooling | None
     bag_of_words: WordPresence | None
-    audio: LogMelNet | WaveformEncoder | None
+    audio: AudioEncoder | None
     midi: MidiEncoder | None
     fusion: Fusion | None
 

@@ -16,11 +16,16 @@ from rainbow_ray.config.schema import (
     TextEncoderConfig,
 )
 from rainbow_ray.data.manifest import Manifest
-from rainbow_ray.modalities.audio.encoder import check_audio_encoder, verify_encoder
+from rainbow_ray.modalities.audio.encoder import (
+    check_audio_encoder,
+    describe_audio_encoder,
+    sample_rate_of,
+    verify_encoder,
+)
 from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.selection import described_modalities, windowed
 from rainbow_ray.modalities.spec import InputSpec, get_modality, modality_names
-from rainbow_ray.modalities.windows import Windows
+from rainbow_ray.modalities.windows import WINDOW_RATE, Windows
 from rainbow_ray.utils.cache_dir import cache_dir
 from rainbow_ray.utils.errors import InputError
 from rainbow_ray.utils.paths import folder_of, resolve_path
@@ -41,11 +46,13 @@ class Encoder:
         name: Hub name, folder, or `embedded`; empty where the modality is not read.
         max_tokens: Maximum number of tokens of a text, special tokens included; 0 of other modalities.
         warnings: Messages about the encoder.
+        sample_rate: Sample rate in Hz of the windows that it reads, of audio.
     """
 
     name: str = ""
     max_tokens: int = 0
     warnings: tuple[str, ...] = ()
+    sample_rate: int = WINDOW_RATE
 
 
 def modalities_of(config: Config) -> tuple[str, ...]:
@@ -134,7 +141,8 @@ def resolve_inputs(
     data = config.data
     audio = encoders[AUDIO].name if AUDIO in encoders else None
     described = described_modalities(media, config.model)
-    reader = _media_reader(config, media, root, described)
+    sample_rate = encoders.get(AUDIO, Encoder()).sample_rate
+    reader = _media_reader(config, media, root, described, sample_rate)
     spec = InputSpec(tuple(modalities), text.name, text.max_tokens, audio, data.window_seconds, reader, described)
     return spec, warnings
 
@@ -182,9 +190,11 @@ def _media_root(config: DataConfig, manifest: Manifest | None) -> Path:
     return (folder_of(manifest.location) if manifest is not None else None) or Path.cwd()
 
 
-def _media_reader(config: Config, media: tuple[str, ...], root: Path, described: tuple[str, ...]) -> MediaReader:
+def _media_reader(
+    config: Config, media: tuple[str, ...], root: Path, described: tuple[str, ...], sample_rate: int
+) -> MediaReader:
     data = config.data
-    windows = Windows(data.window_seconds, data.window_position, data.windows_per_stem, config.split_seed)
+    windows = Windows(data.window_seconds, data.window_position, data.windows_per_stem, config.split_seed, sample_rate)
     folder = resolve_path(data.media_cache) if data.media_cache is not None else cache_dir("media")
     return MediaReader(
         media,
@@ -219,7 +229,8 @@ def _check_audio_encoder(config: Config) -> Encoder:
     if problems:
         raise InputError(problems)
     verify_encoder(name)
-    return Encoder(name)
+    notes = describe_audio_encoder(name, config.model.audio_encoder, config.data.window_seconds)
+    return Encoder(name, warnings=tuple(notes), sample_rate=sample_rate_of(name))
 
 
 _CHECKS: Mapping[str, Callable[[Config], Encoder]] = {TEXT: _check_text_encoder, AUDIO: _check_audio_encoder}

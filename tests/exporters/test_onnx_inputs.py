@@ -17,7 +17,7 @@ from tests.modalities.test_register_modality import TempoModality
 @pytest.mark.parametrize("name", modality_names())
 def test_the_same_seed_gives_the_same_inputs_of_each_modality(name, tiny_encoder):
     spec = get_modality(name)
-    modules = {name: SimpleNamespace(body=SimpleNamespace(config=SimpleNamespace(vocab_size=50)))}
+    modules = {name: SimpleNamespace(body=SimpleNamespace(config=SimpleNamespace(vocab_size=50)), sample_rate=16_000)}
     batch = GraphBatch(n_examples=3, n_tokens=9, n_words=4, seconds=1.0, tokenizer=str(tiny_encoder("bert")))
     first, second = (spec.random_inputs(modules, batch, torch.Generator().manual_seed(5)) for _ in range(2))
     assert first.keys() == second.keys()

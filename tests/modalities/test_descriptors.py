@@ -43,15 +43,15 @@ def test_windows_are_described_when_they_are_read_and_again_where_that_was_lost(
     folder = tmp_path / "store" / descriptors_key("midi")
     assert len(list(folder.rglob("*.npy"))) == 1
     spec = get_modality("midi")
-    stored = find_descriptors(reader.store, spec, key)
+    stored = find_descriptors(reader.store, spec, key, 2.0)
     assert stored == pytest.approx(describe_notes(reader.store.get("midi", key)))
     shutil.rmtree(folder)
     monkeypatch.setattr(array_cache, "_IN_MEMORY", {})
-    assert find_descriptors(reader.store, spec, key) == pytest.approx(stored)
+    assert find_descriptors(reader.store, spec, key, 2.0) == pytest.approx(stored)
     shutil.rmtree(folder)
     reader(pa.table({"raw_midi": ["a.mid"]}))  # whose windows are in the index
     assert len(list(folder.rglob("*.npy"))) == 1
-    assert find_descriptors(reader.store, spec, "no such window") is None
+    assert find_descriptors(reader.store, spec, "no such window", 2.0) is None
 
 
 def test_a_reader_describes_only_what_the_model_reads(tmp_path):
@@ -101,7 +101,7 @@ def test_descriptors_are_baselines_and_members_of_the_stack_and_predicted_from_a
     assert widths == {"audio_descriptors": AUDIO_WIDTH, "midi_descriptors": MIDI_WIDTH}
     songs = pd.read_parquet(stems_file)
     first, shuffled = model.predict(songs), model.predict(songs.iloc[::-1])
-    scores = [name for name in first if name.startswith("score")]
+    scores = list(model.score_names)
     assert first[scores].to_numpy() == pytest.approx(shuffled[scores].to_numpy()[::-1], abs=1e-5)
     without = model.predict(songs.assign(midi_file=None), allow_missing=True)
     assert not np.allclose(first[scores], without[scores], atol=1e-3)

@@ -220,27 +220,31 @@ def test_a_body_without_its_pooler_is_accepted(text_folder):
     assert load_text(text_folder) == ()
 
 
+def normalizes(folder):
+    audio_encoder.load_extractor.cache_clear()
+    return audio_encoder.load_pretrained_encoder(str(folder), None, "").normalize
+
+
 def test_preprocessor_settings_are_read(audio_folder, capfd):
-    assert audio_encoder.wants_normalized(str(audio_folder)) is False
+    assert normalizes(audio_folder) is False
     file = audio_folder / "preprocessor_config.json"
     copies = [shutil.copytree(audio_folder, audio_folder.with_name(name)) for name in ("none", "other", "cut")]
     (copies[0] / file.name).unlink()
-    assert audio_encoder.wants_normalized(str(copies[0])) is True
-    edit(copies[1] / file.name, sampling_rate=8000)
-    assert "reads sound at 8000 Hz" in refusal(lambda: load_audio(copies[1]), capfd)
+    assert normalizes(copies[0]) is True
     for value, words in (
-        ("8000", "at 8000 Hz"),
+        ("3", "sampling_rate is 3 Hz: from"),
         ("many", "'many', is not a sample rate"),
         ([16000], "is not a sample rate"),
     ):
         edit(copies[1] / file.name, sampling_rate=value)
-        audio_encoder.wants_normalized.cache_clear()
+        audio_encoder.load_extractor.cache_clear()
         audio_encoder.verify_encoder.cache_clear()
         assert words in refusal(lambda: load_audio(copies[1]), capfd)
-    for rate in ("16000", 16000.0, None):
+    for rate, expected in (("24000", 24000), ("16000", 16000), (16000.0, 16000), (None, 16000)):
         edit(copies[1] / file.name, sampling_rate=rate)
-        audio_encoder.wants_normalized.cache_clear()
-        assert audio_encoder.wants_normalized(str(copies[1])) is False
+        audio_encoder.load_extractor.cache_clear()
+        assert audio_encoder.sample_rate_of(str(copies[1])) == expected
+        assert normalizes(copies[1]) is False
     (copies[2] / file.name).write_text(POINTER)
     assert "preprocessor_config.json is a Git LFS pointer" in refusal(lambda: load_audio(copies[2]), capfd)
 

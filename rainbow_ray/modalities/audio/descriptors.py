@@ -47,16 +47,21 @@ def is_installed() -> bool:
     return importlib.util.find_spec(LIBRARY) is not None
 
 
-def describe_sound(window: np.ndarray) -> np.ndarray:
+def describe_sound(window: np.ndarray, rate: int = RATE) -> np.ndarray:
     """Return descriptors of the sound of a window.
 
     Args:
-        window: `(samples,)`, int16 or float, at `RATE`.
+        window: `(samples,)`, int16 or float.
+        rate: Its sample rate in Hz; it is resampled to `RATE`, so that the descriptors do not depend on it.
 
     Returns:
         `(AUDIO_WIDTH,)` float32, all finite.
     """
     wave = window.astype(np.float32) / (32768 if window.dtype == np.int16 else 1)
+    if rate != RATE:
+        import soxr
+
+        wave = soxr.resample(wave, rate, RATE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of windows shorter than a frame, whose descriptors are those of padding
         descriptors = np.concatenate([_describe_onsets(wave), _describe_spectra(wave)])

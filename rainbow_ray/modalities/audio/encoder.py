@@ -1,46 +1,40 @@
-"""Audio encoders: a waveform model of transformers, read after any layer, or a small network on log-mel spectra.
+"""Choice of the audio encoder: pretrained models of transformers, or a small network on log-mel spectra.
 
 An encoder has frozen features, which are cached by window, and a part that is trained. All windows have one length,
 because models with a group norm over time (the first convolution of Wav2Vec2) give other values for padded ones.
 Shapes: `waves` are `(units, samples)`, hidden states `(units, frames, width)`, tokens `(units, tokens, width)`.
-
-Reference:
-    Baevski et al. 2020, "wav2vec 2.0" (the architecture of `FAMILIES`: convolutions, a projection, positions, layers).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
-from typing_extensions import override
 
 from rainbow_ray.config.schema import AudioEncoderConfig
 from rainbow_ray.data.sample_rates import NOT_A_RATE, parse_sample_rate
 from rainbow_ray.modalities import pretrained
-from rainbow_ray.modalities.audio.augment import augment_waves, spec_augment
 from rainbow_ray.modalities.audio.log_mel import LogMelNet
 from rainbow_ray.modalities.audio.reader import RATE
-from rainbow_ray.modalities.encoder_types import PretrainedEncoder
-from rainbow_ray.modalities.freezing import (
-    check_depths,
-    freeze_parameters,
-    mix_layers,
-    resolve_depths,
-    trained_by_depth,
+from rainbow_ray.modalities.audio.spectrogram_encoder import (
+    CLAP,
+    EXTRACTED_FAMILIES,
+    SpectrogramEncoder,
+    audio_part,
+    max_seconds,
 )
+from rainbow_ray.modalities.audio.waveform_encoder import FAMILIES, SECTION, WaveformEncoder, receptive_field
+from rainbow_ray.modalities.encoder_types import PretrainedEncoder
+from rainbow_ray.modalities.freezing import check_depths
+from rainbow_ray.modalities.media_source import RATES
 from rainbow_ray.modalities.windowed_modality import as_float
-from rainbow_ray.nn.pooling import average_pool_time, mean_std_pool
 from rainbow_ray.utils.errors import InputError
-from rainbow_ray.utils.hashing import hash_parts
 
 EMBEDDED = "embedded"
-FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
-SECTION = "model.audio_encoder"
+AUDIO_CONFIG = "audio_config"  # of models that read audio and text
 
 
 class AudioEncoder(Protocol):
@@ -48,6 +42,9 @@ class AudioEncoder(Protocol):
 
     width: int
     summary_width: int
+    sample_rate: int
+    """Of the waves, in Hz."""
+
     trains_feature_extractor: bool
     """Whether the convolutions are trained: then nothing is cached, and `forward` reads waves."""
 
@@ -84,7 +81,7 @@ class AudioEncoder(Protocol):
 
 
 def load_config(name: str) -> Any:
-    """Return the config of a waveform model.
+    """Return the config of an audio encoder.
 
     Args:
         name: Local folder, or a hub name.
@@ -93,17 +90,18 @@ def load_config(name: str) -> Any:
         A config of transformers.
 
     Raises:
-        InputError: It cannot be loaded, or the model does not read waveforms.
+        InputError: It cannot be loaded, or the model is none of the supported ones.
     """
     config = pretrained.read_config(name, pretrained.source_of(name), pretrained.AUDIO)
-    if config.model_type not in FAMILIES:
-        raise InputError(f"{SECTION}.model_name: {name!r} is a {config.model_type!r} model, which does not read"
-                         f" waveforms; supported are {', '.join(FAMILIES)}, and `embedded`")  # fmt: skip
+    if config.model_type not in (*FAMILIES, *EXTRACTED_FAMILIES):
+        raise InputError(f"{SECTION}.model_name: {name!r} is a {config.model_type!r} model, which is no supported"
+                         f" encoder of audio; supported are {', '.join((*FAMILIES, *EXTRACTED_FAMILIES))}, and"
+                         " `embedded`")  # fmt: skip
     return config
 
 
 def load_encoder(name: str) -> Any:
-    """Return a pretrained waveform model.
+    """Return the part of a pretrained model that reads audio.
 
     Args:
         name: Local folder, or a hub name.
@@ -114,7 +112,7 @@ def load_encoder(name: str) -> Any:
     Raises:
         InputError: Weights are missing, damaged, or of another model.
     """
-    return pretrained.read_weights(name, pretrained.source_of(name), pretrained.AUDIO)
+    return audio_part(pretrained.read_weights(name, pretrained.source_of(name), pretrained.AUDIO))
 
 
 @functools.cache
@@ -130,36 +128,109 @@ def verify_encoder(name: str) -> None:
     if name == EMBEDDED:
         return
     load_encoder(name)
-    wants_normalized(name)
+    load_extractor(name)
 
 
 @functools.cache
-def wants_normalized(name: str) -> bool:
-    """Read from an encoder's preprocessor whether windows are standardized first.
+def load_extractor(name: str) -> Any:
+    """Return the feature extractor of an audio encoder.
 
     Args:
         name: Local folder, or a hub name.
 
     Returns:
-        Whether the encoder reads windows with mean 0 and variance 1; true without a preprocessor.
+        A feature extractor of transformers; None for a model that reads waveforms and has none.
 
     Raises:
-        InputError: The preprocessor is damaged, or made for another sample rate.
+        InputError: It is damaged or missing, or its sampling rate is none.
     """
-    preprocessor = pretrained.read_preprocessor(name, pretrained.source_of(name), pretrained.AUDIO)
-    setting = getattr(preprocessor, "sampling_rate", None)
-    rate = parse_sample_rate(setting)  # None: the preprocessor has no rate, and the encoder reads that of windows
-    if rate is not None and rate != RATE:
-        if rate <= NOT_A_RATE:
-            problem = f"its preprocessor's sampling_rate, {setting!r}, is not a sample rate in Hz"
-        else:
-            problem = f"it reads sound at {rate} Hz, and windows have {RATE} Hz"
+    extractor = pretrained.read_preprocessor(name, pretrained.source_of(name), pretrained.AUDIO)
+    family = load_config(name).model_type
+    setting = getattr(extractor, "sampling_rate", None)
+    rate = parse_sample_rate(setting)  # None: it has no rate, and the encoder reads that of windows
+    problem = ""
+    if rate is not None and rate <= NOT_A_RATE:
+        problem = f"its preprocessor's sampling_rate, {setting!r}, is not a sample rate in Hz"
+    elif rate is not None and not RATES[0] <= rate <= RATES[1]:
+        problem = f"its preprocessor's sampling_rate is {rate} Hz: from {RATES[0]} to {RATES[1]} are supported"
+    elif family in EXTRACTED_FAMILIES and rate is None:
+        problem = f"a {family!r} model needs its feature extractor ({pretrained.PREPROCESSORS[0]}), which it lacks"
+    if problem:
         raise InputError(f"{SECTION}.model_name: {name!r} cannot be used: {problem}")
-    return bool(getattr(preprocessor, "do_normalize", True))
+    return extractor
+
+
+def sample_rate_of(name: str) -> int:
+    """Return the sample rate of the windows that an audio encoder reads.
+
+    Args:
+        name: `embedded`, a local folder, or a hub name.
+
+    Returns:
+        The rate in Hz, which is that of its feature extractor.
+
+    Raises:
+        InputError: The feature extractor cannot be used.
+    """
+    extractor = None if name == EMBEDDED else load_extractor(name)
+    return parse_sample_rate(getattr(extractor, "sampling_rate", None)) or RATE
+
+
+def load_pretrained_encoder(name: str, body: Any, weights: str) -> PretrainedEncoder:
+    """Return a pretrained encoder with its feature extractor.
+
+    Args:
+        name: Local folder, or a hub name.
+        body: The part of the model that reads audio.
+        weights: Digest of its tensors.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        InputError: The feature extractor cannot be used.
+    """
+    return pretrained_encoder(body, load_extractor(name), weights)
+
+
+def pretrained_encoder(
+    body: Any, extractor: Any, weights: str = "", *, normalize: bool | None = None, sample_rate: int | None = None
+) -> PretrainedEncoder:
+    """Return a pretrained encoder with its feature extractor.
+
+    Args:
+        body: The part of the model that reads audio.
+        extractor: Its feature extractor, or None.
+        weights: Digest of its tensors.
+        normalize: Whether waves are standardized; None: as the feature extractor says.
+        sample_rate: Of the waves, in Hz; None: as the feature extractor says.
+
+    Returns:
+        The encoder.
+    """
+    normalize = bool(getattr(extractor, "do_normalize", True)) if normalize is None else normalize
+    rate = sample_rate or parse_sample_rate(getattr(extractor, "sampling_rate", None)) or RATE
+    return PretrainedEncoder(body, weights, normalize, extractor, rate)
+
+
+def read_saved_extractor(folder: Path) -> Any:
+    """Return the feature extractor that a bundle contains.
+
+    Args:
+        folder: The folder of its audio encoder.
+
+    Returns:
+        A feature extractor of transformers; None where there is none.
+    """
+    from transformers import AutoFeatureExtractor
+
+    if not (folder / pretrained.PREPROCESSORS[0]).is_file():
+        return None
+    return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def check_audio_encoder(name: str, config: AudioEncoderConfig, seconds: float) -> list[str]:
-    """Return what is wrong with an encoder, as far as its config tells.
+    """Return what is wrong with an encoder, as far as its config and its feature extractor tell.
 
     Args:
         name: `embedded`, a local folder, or a hub name.
@@ -170,44 +241,66 @@ def check_audio_encoder(name: str, config: AudioEncoderConfig, seconds: float) -
         A message per problem.
 
     Raises:
-        InputError: Its config cannot be loaded.
+        InputError: Its config or its feature extractor cannot be loaded.
     """
     if name == EMBEDDED:
         return []
-    encoder_config = load_config(name)
-    if round(seconds * RATE) < receptive_field(encoder_config):
-        return [f"data.window_seconds: {seconds:g} is less than what {name!r} needs to see"]
+    encoder_config, rate = load_config(name), sample_rate_of(name)
+    if encoder_config.model_type in FAMILIES:
+        if round(seconds * rate) < receptive_field(encoder_config):
+            return [f"data.window_seconds: {seconds:g} is less than what {name!r} needs to see"]
+    elif (longest := max_seconds(load_extractor(name))) < seconds:
+        return [f"data.window_seconds: {seconds:g} is more than the {longest:g} seconds that {name!r} reads"]
+    if encoder_config.model_type == CLAP:
+        return []  # it is read and frozen as a whole
     return check_depths(config, encoder_config.num_hidden_layers, SECTION)
 
 
-def receptive_field(encoder_config: Any) -> int:
-    """Return the number of samples that one frame depends on.
+def describe_audio_encoder(name: str, config: AudioEncoderConfig, seconds: float) -> list[str]:
+    """Return what a user should know of an encoder that can be used.
 
     Args:
-        encoder_config: Config of transformers, with `conv_kernel` and `conv_stride`.
+        name: `embedded`, a local folder, or a hub name.
+        config: Its section of the config.
+        seconds: Length of a window.
 
     Returns:
-        A number of samples.
+        A sentence per fact.
     """
-    field, step = 1, 1
-    for kernel, stride in zip(encoder_config.conv_kernel, encoder_config.conv_stride, strict=True):
-        field, step = field + (kernel - 1) * step, step * stride
-    return field
+    if name == EMBEDDED or load_config(name).model_type in FAMILIES:
+        return []
+    notes, longest = [], max_seconds(load_extractor(name))
+    if seconds < longest < float("inf"):
+        notes.append(f"audio encoder {name!r} reads {longest:g} seconds: windows of {seconds:g} seconds"
+                     " (data.window_seconds) are padded as its feature extractor does")  # fmt: skip
+    if not config.freeze_feature_extractor:
+        notes.append(f"{SECTION}.freeze_feature_extractor: no effect, because {name!r} reads spectra, whose extraction"
+                     f" is not trained; {SECTION}.freeze_layers=0 trains all of it")  # fmt: skip
+    default = type(config).model_fields["layer"].default
+    if load_config(name).model_type == CLAP and config.layer not in (default, "last"):
+        notes.append(f"{SECTION}.layer: no effect, because CLAP's audio tower is read as a whole")
+    return notes
 
 
-def make_audio_encoder(encoder: PretrainedEncoder | None, config: AudioEncoderConfig) -> LogMelNet | WaveformEncoder:
+def make_audio_encoder(
+    encoder: PretrainedEncoder | None, config: AudioEncoderConfig, seconds: float
+) -> LogMelNet | WaveformEncoder | SpectrogramEncoder:
     """Return the audio encoder of a model.
 
     Args:
-        encoder: The pretrained waveform model; None for the embedded network.
+        encoder: The pretrained model; None for the embedded network.
         config: Its section of the config.
+        seconds: Length of a window.
 
     Returns:
         An `AudioEncoder`.
     """
     if encoder is None:
         return LogMelNet(config)
-    return WaveformEncoder(encoder.body, config, normalize=encoder.normalize, weights=encoder.weights)
+    body, weights, rate = encoder.body, encoder.weights, encoder.sample_rate
+    if body.config.model_type in FAMILIES:
+        return WaveformEncoder(body, config, normalize=encoder.normalize, weights=weights, sample_rate=rate)
+    return SpectrogramEncoder(body, config, extractor=encoder.extractor, seconds=seconds, weights=weights)
 
 
 def stack_waves(windows: list[np.ndarray]) -> torch.Tensor:
@@ -220,180 +313,3 @@ def stack_waves(windows: list[np.ndarray]) -> torch.Tensor:
         `(units, samples)` float32.
     """
     return torch.from_numpy(np.stack([as_float(window) for window in windows]))
-
-
-class WaveformEncoder(nn.Module):
-    """A pretrained model of `FAMILIES`, cut off after the layer that is read.
-
-    `freeze_feature_extractor` freezes the convolutions, `freeze_layers` the first layers and the projection before
-    them. The output of the last part before a trained one is a frozen feature. Frozen parts stay in eval mode.
-
-    Args:
-        body: Model of transformers; it is changed in place.
-        config: Which layer is read, how much is frozen, and augmentation in training.
-        normalize: Whether windows are standardized first.
-        weights: Digest of the body's tensors.
-
-    Raises:
-        InputError: A depth exceeds the encoder's layers.
-    """
-
-    def __init__(self, body: Any, config: AudioEncoderConfig, *, normalize: bool, weights: str) -> None:
-        super().__init__()
-        total = body.config.num_hidden_layers
-        if problems := check_depths(config, total, SECTION):
-            raise InputError(problems)
-        depths = resolve_depths(config, total)
-        self.config, self.normalize, self.weights = config, normalize, weights
-        self.depth, self.frozen = depths.read, depths.frozen
-        self.mixed, self.is_whole = depths.is_mixed, depths.is_whole
-        self.projection_frozen = depths.freezes_input
-        self.width = int(body.config.hidden_size)
-        self.summary_width = 2 * self.width
-        del body.encoder.layers[self.depth :]
-        body.masked_spec_embed = None  # it is not used, and DDP would wait for its gradient
-        self.body = body
-        self.norm_is_last = bool(getattr(body.config, "do_stable_layer_norm", False))
-        if self.norm_is_last and not self.is_whole:
-            body.encoder.layer_norm = nn.Identity()  # it belongs after the last layer only
-        if self.mixed:
-            self.mix_weights = nn.Parameter(torch.zeros(self.depth + 1))
-            self.mix_scale = nn.Parameter(torch.ones(()))
-        convolutions = [body.feature_extractor]
-        freeze_parameters(
-            body, list(body.encoder.layers), self.frozen, freeze_input=self.projection_frozen,
-            frozen_modules=convolutions if config.freeze_feature_extractor else [],
-            trained_modules=[] if config.freeze_feature_extractor else convolutions,
-        )  # fmt: skip
-
-    @property
-    def trains_feature_extractor(self) -> bool:
-        """Whether the convolutions are trained."""
-        return not self.config.freeze_feature_extractor
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether everything up to the layer that is read is frozen."""
-        return not self.trains_feature_extractor and self.projection_frozen and self.frozen == self.depth
-
-    def frozen_features(self, waves: torch.Tensor) -> torch.Tensor:
-        """Return the output of the convolutions, or of the frozen layers; as tokens if nothing above is trained.
-
-        Args:
-            waves: `(units, samples)`.
-
-        Returns:
-            `(units, frames, width)`; with a learned mix and frozen layers `(units, frames, layers + 1, width)`.
-        """
-        assert not self.trains_feature_extractor
-        features = self._extract(waves)
-        if not self.projection_frozen:
-            return features
-        states = self._run([self._embed(features)], 0, self.frozen)
-        hidden = torch.stack(states, dim=2) if self.mixed else states[-1]
-        return average_pool_time(hidden, self.config.num_tokens) if self.is_frozen else hidden
-
-    def identity(self) -> str:
-        """Return a hash of everything but the window that `frozen_features` depends on.
-
-        Returns:
-            A key of the cache.
-        """
-        stage = (self.projection_frozen, self.frozen, self.mixed, self.is_whole and self.frozen == self.depth)
-        n_tokens = self.config.num_tokens if self.is_frozen else None
-        attention = self.body.config._attn_implementation
-        return hash_parts(self.weights, stage, n_tokens, self.normalize, attention, torch.__version__)
-
-    @override
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if self.trains_feature_extractor:
-            waves = augment_waves(values, self.config) if self.training else values
-            states = self._run([self._embed(self._extract(waves))], 0, self.depth)
-        elif not self.projection_frozen:
-            states = self._run([self._embed(values)], 0, self.depth)
-        else:
-            values = spec_augment(values, self.config) if self.training else values
-            states = list(values.unbind(2)) if self.mixed else [values]
-            states = self._run(states, self.frozen, self.depth)
-        hidden = states[-1]
-        if self.mixed:
-            hidden = mix_layers(torch.stack(states, dim=2), self.mix_weights, self.mix_scale, dim=2)
-        return average_pool_time(hidden, self.config.num_tokens)
-
-    def summary(self, values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Return means and standard deviations over time, of frozen hidden states if there are some.
-
-        Args:
-            values: Frozen features, or waves.
-            tokens: Tokens of these values, `(units, tokens, width)`.
-
-        Returns:
-            `(units, 2 * width)`.
-        """
-        if self.trains_feature_extractor or not self.projection_frozen:
-            return mean_std_pool(tokens)
-        return mean_std_pool(values[:, :, -1] if self.mixed else values)
-
-    def constant_tensors(self) -> list[str]:
-        """Return the frozen parameters.
-
-        Returns:
-            Their names in the body.
-        """
-        return [name for name, parameter in self.body.named_parameters() if not parameter.requires_grad]
-
-    def parameters_by_depth(self) -> Iterator[tuple[int, nn.Parameter]]:
-        """Yield the trained parameters that are pretrained, with their depth.
-
-        Yields:
-            `(depth, parameter)`: 0 below the first layer, 1 for the first layer, ….
-        """
-        return trained_by_depth(self.body, list(self.body.encoder.layers))
-
-    @override
-    def train(self, mode: bool = True) -> WaveformEncoder:
-        super().train(mode)
-        if self.config.freeze_feature_extractor:
-            self.body.feature_extractor.eval()
-        if self.projection_frozen:
-            for module in (self.body.feature_projection, self.body.encoder.pos_conv_embed, self.body.encoder.dropout):
-                module.eval()
-        for index, layer in enumerate(self.body.encoder.layers):
-            layer.train(mode and index >= self.frozen)
-        return self
-
-    def _extract(self, waves: torch.Tensor) -> torch.Tensor:
-        """Output of the convolutions, `(units, frames, channels)`."""
-        if self.normalize:
-            waves = (waves - waves.mean(1, keepdim=True)) / (waves.var(1, keepdim=True, correction=0) + 1e-7).sqrt()
-        features: torch.Tensor = self.body.feature_extractor(waves).transpose(1, 2)
-        return features
-
-    def _embed(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the input of the first layer."""
-        projected = self.body.feature_projection(features)
-        hidden = projected[0] if isinstance(projected, tuple) else projected
-        encoder = self.body.encoder
-        hidden = hidden + encoder.pos_conv_embed(hidden)
-        embedded: torch.Tensor = encoder.dropout(hidden if self.norm_is_last else encoder.layer_norm(hidden))
-        return embedded
-
-    def _run(self, states: list[torch.Tensor], start: int, stop: int) -> list[torch.Tensor]:
-        """Return the states after layers `start` to `stop`: all of them for a mix, otherwise only the last one."""
-        encoder, hidden = self.body.encoder, states[-1]
-        arguments: dict[str, Any] = {"attention_mask": None}
-        if self.body.config.model_type == "wavlm" and start < stop:
-            arguments["position_bias"] = self._position_bias(hidden)
-        for index in range(start, stop):
-            output = encoder.layers[index](hidden, **arguments, **({"index": index} if len(arguments) > 1 else {}))
-            hidden = output[0] if isinstance(output, tuple) else output
-            if self.norm_is_last and self.is_whole and index + 1 == self.depth:
-                hidden = encoder.layer_norm(hidden)
-            states = [*states, hidden] if self.mixed else [hidden]
-        return states
-
-    def _position_bias(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the relative position bias of WavLM, which its first layer computes for all layers."""
-        attention, length = self.body.encoder.layers[0].attention, hidden.shape[1]
-        bias: torch.Tensor = attention.compute_bias(length, length)
-        return bias.unsqueeze(0).repeat(hidden.shape[0], 1, 1, 1).view(-1, length, length)

@@ -26,6 +26,7 @@ class LogMelNet(nn.Module):
     """
 
     trains_feature_extractor = False
+    sample_rate = RATE
     window: torch.Tensor
     mels: torch.Tensor
 

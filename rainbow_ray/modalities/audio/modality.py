@@ -16,6 +16,7 @@ from rainbow_ray.config.unused_keys import UnusedKeys, section_keys
 from rainbow_ray.data.columns import ColumnRequest
 from rainbow_ray.modalities.audio import descriptors, encoder
 from rainbow_ray.modalities.audio.reader import RATE, open_recording
+from rainbow_ray.modalities.audio.spectrogram_encoder import SpectrogramEncoder, make_audio_part
 from rainbow_ray.modalities.descriptors import descriptors_key
 from rainbow_ray.modalities.encoder_cache import clone_encoder, digest
 from rainbow_ray.modalities.encoder_types import EncodedUnits, PretrainedEncoder
@@ -62,16 +63,16 @@ class AudioModality(WindowedModality):
         return descriptors.AUDIO_WIDTH if config.audio_encoder.descriptors else 0
 
     @override
-    def describe(self, window: np.ndarray) -> np.ndarray:
-        return descriptors.describe_sound(window)
+    def describe(self, window: np.ndarray, seconds: float) -> np.ndarray:
+        return descriptors.describe_sound(window, round(len(window) / seconds))
 
     @override
     def column(self, config: DataConfig) -> ColumnRequest:
         return ColumnRequest(self.name, config.audio_column, "data.audio_column", SAMPLES_COLUMN, RATE_COLUMN)
 
     @override
-    def open_recording(self, source: Path | bytes, rate: int | None) -> Recording:
-        return open_recording(source, rate)
+    def open_recording(self, source: Path | bytes, rate: int | None, window_rate: int = RATE) -> Recording:
+        return open_recording(source, rate, window_rate)
 
     @override
     def load_pretrained(self, name: str) -> Any:
@@ -87,13 +88,30 @@ class AudioModality(WindowedModality):
             return None
         body = clone_encoder(input_spec.audio, self.name)
         weights = digest(input_spec.audio, [name for name, _ in body.named_parameters()], self.name)
-        return PretrainedEncoder(body, weights, encoder.wants_normalized(input_spec.audio))
+        return encoder.load_pretrained_encoder(input_spec.audio, body, weights)
+
+    @override
+    def make_body(self, config: Any) -> Any:
+        return make_audio_part(config)
+
+    @override
+    def wrap_body(self, body: Any, folder: Path, description: Mapping[str, Any]) -> PretrainedEncoder:
+        normalize = description.get("audio_normalized", True)  # bundles of wav2vec 2.0 have no feature extractor
+        rate = description.get("windows", {}).get("sample_rate")
+        extractor = encoder.read_saved_extractor(folder)
+        return encoder.pretrained_encoder(body, extractor, normalize=normalize, sample_rate=rate)
+
+    @override
+    def save_encoder_files(self, module: Any, folder: Path) -> None:
+        super().save_encoder_files(module, folder)
+        if (extractor := getattr(module, "extractor", None)) is not None:
+            extractor.save_pretrained(folder)
 
     @override
     def make_modules(
         self, config: ModelConfig, pretrained: PretrainedEncoder | None, seconds: float
     ) -> dict[str, nn.Module]:
-        return {self.name: encoder.make_audio_encoder(pretrained, config.audio_encoder)}
+        return {self.name: encoder.make_audio_encoder(pretrained, config.audio_encoder, seconds)}
 
     @override
     def encode(self, modules: Mapping[str, Any], units: Mapping[str, torch.Tensor]) -> EncodedUnits:
@@ -106,12 +124,20 @@ class AudioModality(WindowedModality):
     def random_inputs(
         self, modules: Mapping[str, Any], batch: GraphBatch, rng: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        samples = round(batch.seconds * RATE)
+        module = modules[self.name]
+        samples = round(batch.seconds * module.sample_rate)
         waves = 0.1 * torch.randn(batch.n_examples, samples, generator=rng)
         return {
-            self.name: waves,
+            self.name: module.extract(waves) if isinstance(module, SpectrogramEncoder) else waves,
             descriptors_key(self.name): torch.randn(batch.n_examples, descriptors.AUDIO_WIDTH, generator=rng),
         }
+
+    @override
+    def features_of_graph(self, encoder: Any, values: torch.Tensor) -> torch.Tensor:
+        # a feature extractor is no part of a graph, which reads what it returns
+        if isinstance(encoder, SpectrogramEncoder):
+            return encoder.graph_features(values)
+        return super().features_of_graph(encoder, values)
 
     @override
     def learning_rate(self, config: ModelConfig) -> float | None:

@@ -1,4 +1,4 @@
-"""Reader of audio files: windows of 16 kHz mono from any file that libsndfile reads.
+"""Reader of audio files: mono windows of one sample rate from any file that libsndfile reads.
 
 Reference:
     ITU-R BS.1770-4, "Algorithms to measure audio programme loudness" (the absolute gate at -70 dB).
@@ -15,7 +15,7 @@ from rainbow_ray.modalities.audio.decoder import CUT_OFF, SLACK, AudioFile, Samp
 from rainbow_ray.modalities.audio.levels import LEVEL_SECONDS, level_frames, levels_of, loudness
 from rainbow_ray.modalities.media_source import BAD_RATE, RATES, EmptyWindow, MediaError
 
-RATE = 16_000  # Hz: the rate that speech encoders are trained on
+RATE = 16_000  # Hz: the rate of windows, unless the encoder was trained on another one
 MIN_SECONDS = 0.1  # of a file that is read
 FULL_SCALE = 32767
 SILENCE = 10 ** (-70 / 20)  # of full scale: the absolute gate of ITU-R BS.1770-4, about ten steps of 16 bits
@@ -32,9 +32,11 @@ class AudioRecording:
     Args:
         file: Source of the samples.
         is_cut: Whether its header declares more than can be read, or is followed by data that cannot be read.
+        window_rate: Sample rate of windows in Hz.
     """
 
-    def __init__(self, file: AudioFile, *, is_cut: bool = False) -> None:
+    def __init__(self, file: AudioFile, *, is_cut: bool = False, window_rate: int = RATE) -> None:
+        self.window_rate = window_rate
         self.file, self.rate, self.frames, self.is_cut = file, file.rate, file.frames, is_cut
         self.duration = file.frames / file.rate
 
@@ -75,7 +77,7 @@ class AudioRecording:
             max_seconds: Read only the first `max_seconds` of its sound; None: all of it.
 
         Returns:
-            `(samples,)` int16 at `RATE`: the mean of all channels, or the loudest one if they cancel each other.
+            `(samples,)` int16 at `window_rate`: the mean of all channels, or the loudest one if they cancel each other.
 
         Raises:
             EmptyWindow: All of it is below `SILENCE`.
@@ -100,12 +102,12 @@ class AudioRecording:
         if not _is_sounding(levels_of(samples, self.rate)).any():
             raise EmptyWindow("silent", f"from {start:.1f} s on")
         mono = mix_down(samples)
-        mono = soxr.resample(mono, self.rate, RATE) if self.rate != RATE else mono
+        mono = soxr.resample(mono, self.rate, self.window_rate) if self.rate != self.window_rate else mono
         peak = float(np.abs(mono).max(initial=0.0))
         mono = mono / max(1.0, peak)
         if peak > MAX_PEAK and (np.abs(mono) > SILENCE).mean() < MIN_AUDIBLE:
             raise MediaError("silent except for single samples far out of range", f"up to {peak:.1e}")
-        window = np.resize(mono, round(seconds * RATE))
+        window = np.resize(mono, round(seconds * self.window_rate))
         return np.round(window * FULL_SCALE).astype(np.int16)
 
     def _levels(self, start: float, seconds: float) -> np.ndarray:
@@ -177,12 +179,13 @@ def mix_down(samples: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(samples[:, int(by_channel.argmax())])
 
 
-def open_recording(source: Path | bytes, rate: int | None = None) -> AudioRecording:
+def open_recording(source: Path | bytes, rate: int | None = None, window_rate: int = RATE) -> AudioRecording:
     """Open an audio file.
 
     Args:
         source: Path of the file, or its content.
         rate: Sample rate in Hz if the content is float32 samples; None for an encoded file.
+        window_rate: Sample rate of windows in Hz.
 
     Returns:
         The opened file.
@@ -196,10 +199,10 @@ def open_recording(source: Path | bytes, rate: int | None = None) -> AudioRecord
         if not RATES[0] <= rate <= RATES[1]:
             raise MediaError(BAD_RATE, f"{rate} Hz")
         samples = np.frombuffer(source, dtype="<f4")
-        recording = AudioRecording(Samples(samples[:, None], rate))
+        recording = AudioRecording(Samples(samples[:, None], rate), window_rate=window_rate)
     else:
         file, is_cut = open_audio(source)
-        recording = AudioRecording(file, is_cut=is_cut)
+        recording = AudioRecording(file, is_cut=is_cut, window_rate=window_rate)
     if recording.frames <= 0:
         raise MediaError("no samples")
     if recording.duration < MIN_SECONDS:

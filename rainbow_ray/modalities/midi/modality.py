@@ -21,7 +21,7 @@ from rainbow_ray.modalities.midi.encoder import MidiEncoder
 from rainbow_ray.modalities.midi.reader import FIELDS, INSTRUMENTS, open_recording
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.modalities.windowed_modality import WindowedModality
-from rainbow_ray.modalities.windows import Recording
+from rainbow_ray.modalities.windows import WINDOW_RATE, Recording
 
 FILE_COLUMN = "midi_binary"
 N_NOTES = 24  # of a random example
@@ -43,7 +43,7 @@ class MidiModality(WindowedModality):
         return ColumnRequest(self.name, config.midi_column, "data.midi_column", FILE_COLUMN)
 
     @override
-    def open_recording(self, source: Path | bytes, rate: int | None) -> Recording:
+    def open_recording(self, source: Path | bytes, rate: int | None, window_rate: int = WINDOW_RATE) -> Recording:
         return open_recording(source)
 
     @override
@@ -57,7 +57,7 @@ class MidiModality(WindowedModality):
         return descriptors.MIDI_WIDTH if config.midi_encoder.descriptors else 0
 
     @override
-    def describe(self, window: np.ndarray) -> np.ndarray:
+    def describe(self, window: np.ndarray, seconds: float) -> np.ndarray:
         return descriptors.describe_notes(window)
 
     @override
@@ -81,7 +81,9 @@ class MidiModality(WindowedModality):
         assert notes.shape[2] == FIELDS
         mask = torch.arange(N_NOTES)[None] < torch.randint(1, N_NOTES + 1, (batch.n_examples, 1), generator=rng)
         notes = notes.float() * mask[..., None]
-        described = [self.describe(row[is_note].numpy()) for row, is_note in zip(notes, mask, strict=True)]
+        described = [
+            self.describe(row[is_note].numpy(), batch.seconds) for row, is_note in zip(notes, mask, strict=True)
+        ]
         return {
             self.name: notes,
             self.graph_mask: mask,

@@ -8,10 +8,11 @@ import pytest
 from rainbow_ray.modalities.audio import descriptors
 from rainbow_ray.modalities.audio.descriptors import AUDIO_WIDTH, TEMPOGRAM_FACTORS, describe_sound
 from rainbow_ray.modalities.audio.reader import RATE
+from rainbow_ray.modalities.rhythm import RHYTHM_WIDTH
 
 pytest.importorskip(descriptors.LIBRARY)
 DENSITY, TEMPO = 3, 4  # positions: onsets per second, log2 of the tempo in BPM
-CHROMA = 5 + TEMPOGRAM_FACTORS + len(descriptors.PULSE_MULTIPLES) + 1 + descriptors.RHYTHM_WIDTH
+CHROMA = 5 + TEMPOGRAM_FACTORS + len(descriptors.PULSE_MULTIPLES) + 1 + RHYTHM_WIDTH
 CLASSES = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
 
 
