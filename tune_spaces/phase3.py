@@ -6,17 +6,54 @@ from typing import Any
 
 from tune_spaces import common
 
+# pretrained on music or on sounds, on speech, and none; a sweep downloads each once
+ENCODERS = [
+    "embedded",
+    "facebook/wav2vec2-base",
+    "laion/clap-htsat-unfused",
+    "MIT/ast-finetuned-audioset-10-10-0.4593",
+    "openai/whisper-base",
+]
+
 
 def space(trial: Any) -> None:
-    """Suggest the fusion, encoder and learning rate of each modality, the head, the loss, and the window.
+    """Suggest the fusion, encoder and learning rate of each modality, the head, the loss, and the windows.
 
     Args:
         trial: Optuna trial, which suggests the values.
     """
+    _suggest(trial, [5.0, 10.0, 20.0])
+
+
+def encoders(trial: Any) -> None:
+    """Suggest also the audio encoder: `--space tune_spaces.phase3:encoders`.
+
+    Windows have at most 10 seconds, which all of these encoders read.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
+    _suggest(trial, [5.0, 10.0])
+    trial.suggest_categorical("model.audio_encoder.model_name", ENCODERS)
+
+
+def waveforms(trial: Any) -> None:
+    """Suggest also the layers of a waveform encoder: `--space tune_spaces.phase3:waveforms`, not with `embedded`.
+
+    Args:
+        trial: Optuna trial, which suggests the values.
+    """
+    space(trial)
+    trial.suggest_categorical("model.audio_encoder.layer", [0.25, 0.5, 0.75, "last", "mix"])
+    trial.suggest_categorical("model.audio_encoder.freeze_layers", common.FROZEN_DEPTHS)
+
+
+def _suggest(trial: Any, window_seconds: list[float]) -> None:
     common.encoder(trial)
     common.head(trial)
     common.optimizer(trial)
-    trial.suggest_categorical("data.window_seconds", [5.0, 10.0, 20.0])
+    trial.suggest_categorical("data.window_seconds", window_seconds)
+    trial.suggest_categorical("data.windows_per_stem", [1, "all"])
     kind = trial.suggest_categorical("model.fusion.kind", ["concat", "gated", "cross_attention"])
     trial.suggest_categorical("model.fusion.hidden_size", [32, 64, 128])
     if kind == "cross_attention":
@@ -33,14 +70,3 @@ def space(trial: Any) -> None:
     if loss == "focal":
         trial.suggest_float("training.focal_gamma", 0.5, 4.0)
     trial.suggest_float("training.label_smoothing", 0.0, 0.2)
-
-
-def waveforms(trial: Any) -> None:
-    """Suggest also the layers of a waveform encoder: `--space tune_spaces.phase3:waveforms`, not with `embedded`.
-
-    Args:
-        trial: Optuna trial, which suggests the values.
-    """
-    space(trial)
-    trial.suggest_categorical("model.audio_encoder.layer", [0.25, 0.5, 0.75, "last", "mix"])
-    trial.suggest_categorical("model.audio_encoder.freeze_layers", common.FROZEN_DEPTHS)

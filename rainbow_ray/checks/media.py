@@ -54,7 +54,9 @@ def _check_cache_cost(cache: AudioFeatureCache, modality: str, missing: Sequence
     seconds = (time.perf_counter() - started) / len(sample) * len(missing)
     size_mb = cache.find(modality, sample[0]).nbytes * len(missing) / MB
     free_mb = shutil.disk_usage(cache.store.folder or ".").free / MB
-    cost = f"about {seconds:.0f} s and {size_mb:.0f} MB in {cache.store.folder}, once"
+    each = seconds / len(missing)
+    duration = f"about {seconds:.0f} s ({each:.2g} s each on {cache.device.type})"
+    cost = f"{duration} and {size_mb:.0f} MB in {cache.store.folder}, once"
     text = f"{len(missing)} of {n_windows} windows are not encoded yet: {cost}; --build-cache does it now"
     if size_mb > free_mb:
         return CheckResult(

@@ -12,6 +12,8 @@ ClassPolicy = Literal["drop", "other", "error"]
 ExampleLevel = Literal["song", "stem"]
 TableReader = Literal["auto", "ray", "driver"]
 WindowPosition = Literal["start", "middle"]
+AllWindows = Literal["all"]
+MAX_WINDOWS = 64  # of a stem that is covered by windows
 
 TextPooling = Literal["cls", "mean", "max", "attention"]
 FusionKind = Literal["concat", "gated", "cross_attention"]

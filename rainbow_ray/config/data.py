@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from rainbow_ray.config.choices import ClassPolicy, ExampleLevel, TableReader, WindowPosition
+from rainbow_ray.config.choices import MAX_WINDOWS, AllWindows, ClassPolicy, ExampleLevel, TableReader, WindowPosition
 from rainbow_ray.config.section import Fraction, Names, NonNegativeInt, OpenFraction, PositiveInt, Section, Seed
 
 DEFAULT_MANIFEST = "data/base_manifest_db.parquet"
@@ -95,8 +95,11 @@ class DataConfig(Section):
         10.0, description="length in seconds of the window of audio and MIDI that is read from each stem"
     )
     window_position: WindowPosition = Field("middle", description="position of the first window in the recording")
-    windows_per_stem: PositiveInt = Field(
-        1, description="number of windows per stem; those after the first have random positions"
+    windows_per_stem: PositiveInt | AllWindows = Field(
+        1,
+        description="number of windows per stem, of which those after the first have random positions; all: windows one"
+        f" after the other from start to end, at most {MAX_WINDOWS}, at equal distances in longer stems. Training draws"
+        " one per stem and epoch, scores are computed from all",
     )
     max_unreadable_fraction: Fraction = Field(
         0.2, description="maximum fraction of media files that may be missing or damaged; more is an error"

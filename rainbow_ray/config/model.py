@@ -60,9 +60,9 @@ class AudioEncoderConfig(Section):
 
     model_name: str | None = Field(
         None,
-        description="model on the Hugging Face Hub (wav2vec 2.0 and its relatives, CLAP, AST, Whisper, Wav2Vec2-BERT), local"
-        " folder, or `embedded` (a small network on log-mel"
-        f" spectrograms); null: {DEFAULT_AUDIO_ENCODER}, for the built-in songs embedded",
+        description="model on the Hugging Face Hub, or local folder (wav2vec 2.0 and its relatives, CLAP, AST, Whisper,"
+        " Wav2Vec2-BERT), or `embedded` (a small network on log-mel spectrograms);"
+        f" null: {DEFAULT_AUDIO_ENCODER}, for the built-in songs embedded",
     )
     layer: Depth = Field(0.5, description=LAYER)
     freeze_feature_extractor: bool = Field(

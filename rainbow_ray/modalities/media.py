@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rainbow_ray.config.choices import MAX_WINDOWS
 from rainbow_ray.modalities.array_cache import ArrayCache
 from rainbow_ray.modalities.descriptors import store_descriptors
 from rainbow_ray.modalities.media_source import (
@@ -186,9 +187,16 @@ class MediaReader:
                 continue
             entry[name]["windows"] = [self.store.put_content(name, window) for window in windows]
             entry[name]["lengths"] = [len(window) for window in windows]
-            note = getattr(recording, "note", None)
+            note = getattr(recording, "note", None) or self._note_on_gaps(recording)
             entry[name]["note"] = note and f"{note}\n{sources[name].display_name}\n"
         return entry
+
+    def _note_on_gaps(self, recording: Recording) -> str | None:
+        """Return a remark on a file that is too long for its windows to cover it."""
+        if not self.windows.leaves_gaps(recording.duration):
+            return None
+        seconds = MAX_WINDOWS * self.windows.seconds
+        return f"longer than {seconds:g} seconds: {MAX_WINDOWS} windows at equal distances are read of it"
 
     def _starts(self, recording: Recording, stem: str) -> list[float]:
         """Return starts of the windows of a recording, in seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from rainbow_ray.config.choices import MAX_WINDOWS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,14 +70,14 @@ class Windows:
     Attributes:
         seconds: Length of a window.
         position: Where the first window lies: one of `POSITIONS`.
-        views: Number of windows per stem.
+        views: Number of windows per stem; `all` for windows one after the other, at most `MAX_WINDOWS`.
         seed: Seeds the positions of the windows after the first.
         sample_rate: Sample rate in Hz of windows that are samples.
     """
 
     seconds: float
     position: str = "middle"
-    views: int = 1
+    views: int | str = 1
     seed: int = 0
     sample_rate: int = field(default=WINDOW_RATE, repr=False)  # part of a cache's key only where it is another one
 
@@ -107,6 +110,17 @@ class Windows:
             document.get("sample_rate", WINDOW_RATE),
         )  # fmt: skip
 
+    def leaves_gaps(self, duration: float) -> bool:
+        """Return whether windows that should cover a file do not, because it is too long.
+
+        Args:
+            duration: Length of the whole file in seconds.
+
+        Returns:
+            Whether parts of it lie in no window.
+        """
+        return isinstance(self.views, str) and duration > MAX_WINDOWS * self.seconds
+
     def starts(self, duration: float, name: str, sounding: tuple[float, float] | None = None) -> list[float]:
         """Return the seconds at which the windows of a stem begin.
 
@@ -116,10 +130,15 @@ class Windows:
             sounding: Start and end of the part that is not silent (see `Recording.sounding`); None means all of it.
 
         Returns:
-            `views` starts. The first window lies in the middle, or at the start, of the part that is not silent.
+            `views` starts. The first window lies in the middle, or at the start, of the part that is not silent. With
+            `all`, windows of the whole file, of which the last one ends where the file does; those in pauses are
+            silent.
         """
         begin, end = sounding or (0.0, duration)
         latest = max(0.0, duration - self.seconds)
+        if isinstance(self.views, str):
+            count = min(max(1, math.ceil(duration / self.seconds - 1e-6)), MAX_WINDOWS)
+            return [round(float(start), 3) for start in np.linspace(0.0, latest, count)]
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode("utf-8", "replace"))])
         first = begin if self.position == "start" else (begin + end - self.seconds) / 2
         lowest = min(begin, latest)

@@ -11,10 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rainbow_ray.config.choices import MAX_WINDOWS
 from rainbow_ray.data.examples import Examples
 from rainbow_ray.modalities.array_cache import ArrayCache
+from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.modalities.media import MediaReader
-from rainbow_ray.modalities.media_counts import check_media_errors, count_media_errors, describe_media_errors
+from rainbow_ray.modalities.media_counts import (
+    check_media_errors,
+    count_media_errors,
+    describe_media_errors,
+    describe_media_notes,
+)
 from rainbow_ray.modalities.media_source import MediaError, check_rate
 from rainbow_ray.modalities.spec import InputSpec, get_modality
 from rainbow_ray.modalities.windows import Windows
@@ -288,3 +295,25 @@ def test_an_unchanged_file_is_not_hashed_again(tmp_path, monkeypatch):
     first = windows_of(root, tmp_path / "store")
     monkeypatch.setattr("rainbow_ray.modalities.media_source._digest", None)
     np.testing.assert_array_equal(windows_of(root, tmp_path / "store"), first)
+
+
+def test_all_windows_cover_a_file_from_start_to_end_within_a_bound():
+    windows = Windows(10.0, views="all")
+    assert windows.starts(30.0, "x") == [0.0, 10.0, 20.0]
+    assert windows.starts(34.0, "x") == [0.0, 8.0, 16.0, 24.0]
+    assert windows.starts(4.0, "x") == [0.0]
+    starts = windows.starts(3 * 3600.0, "x")
+    assert (len(starts), starts[0], starts[-1]) == (MAX_WINDOWS, 0.0, 3 * 3600.0 - 10.0)
+    assert [windows.leaves_gaps(duration) for duration in (640.0, 641.0)] == [False, True]
+    assert Windows.from_json(windows.to_json()) == windows
+
+
+def test_all_windows_that_sound_are_read_and_of_a_long_file_a_bounded_number(tmp_path):
+    sound = np.concatenate([tone(2.0), np.zeros(3 * RATE, np.float32), tone(1.0, pitch=300)])
+    (tmp_path / "a.wav").write_bytes(saved(sound))
+    (tmp_path / "long.wav").write_bytes(saved(tone(70.0)))
+    reader = MediaReader(("audio",), tmp_path, Windows(1.0, views="all"), tmp_path / "store")
+    rows = reader(rows_of(["a.wav", "long.wav"]).drop_columns("raw_midi"))
+    assert [len(keys) for keys in rows["audio"].to_pylist()] == [3, MAX_WINDOWS]  # silent windows are left out
+    (note,) = describe_media_notes(rows, "audio")
+    assert "1 audio file is used, but: longer than 64 seconds: 64 windows at equal distances are read of it" in note

@@ -218,6 +218,19 @@ def test_each_phase_that_trains_has_a_space():
         assert callable(importlib.import_module(f"tune_spaces.phase{number}").space)
 
 
+def test_the_audio_encoder_and_its_windows_are_searched():
+    draws = [
+        load_space("tune_spaces.phase3:encoders", 3).draw(
+            make_study("maximize", optuna.samplers.RandomSampler(seed=seed)).ask()
+        )
+        for seed in range(40)
+    ]
+    assert not any(draw.problems for draw in draws)
+    assert {draw.values["data.windows_per_stem"] for draw in draws} == {1, "all"}
+    assert {draw.values["data.window_seconds"] for draw in draws} == {5.0, 10.0}  # CLAP reads no longer ones
+    assert len({draw.values["model.audio_encoder.model_name"] for draw in draws}) == 5
+
+
 def test_weak_segmentation_does_not_search_losses_of_neighbouring_segments():
     task = make_task("segmentation", base_task=make_task("multiclass"))
     with_labels, with_song_labels = (
