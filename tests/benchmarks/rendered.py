@@ -1,12 +1,13 @@
-"""Build a manifest with audio and MIDI from real tunes: dances of Ryan's Mammoth Collection in the corpus of music21.
+"""Build a manifest with audio and MIDI from real music in the corpus of music21.
 
     pip install music21 && pip install --no-deps tinysoundfont pretty_midi
-    python -m tests.benchmarks.rendered [--folder build/rendered] [--each 60]
+    python -m tests.benchmarks.rendered [--folder build/rendered] [--each 60] [--corpus dances|choirs]
 
-About 230 tunes of four kinds (reel, jig, hornpipe, strathspey), one stem each. The rhythm determines the kind; tempo
-and instrument are random, and the text (a template, wrong one time in ten) tells only to which half of the kinds a tune
-belongs. One tune in ten lacks its audio, one in ten its MIDI. The manifest is built once; `python -m
-tests.benchmarks.fusion --manifest build/rendered/tunes.parquet` measures with it. tinysoundfont plays the General MIDI
+`dances`: about 230 tunes of Ryan's Mammoth Collection of four kinds (reel, jig, hornpipe, strathspey), one stem each.
+`choirs`: pieces for voices by Bach, Palestrina and Monteverdi, and of the Trecento; nothing was chosen on them.
+The notes determine the kind; tempo and instrument are random, and the text (a template, wrong one time in ten) tells
+only to which half of the kinds a piece belongs. One piece in ten lacks its audio, one in ten its MIDI. The manifest is
+built once; `python -m tests.benchmarks.fusion --manifest build/rendered/tunes.parquet` measures with it. tinysoundfont plays the General MIDI
 sounds of pretty_midi (TimGM6mb); both are installed without their other dependencies, which need a sound library.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from collections import Counter
 from multiprocessing import Pool
 from pathlib import Path
 from random import Random
@@ -23,10 +25,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-KINDS = ("Reel", "Jig", "Hornpipe", "Strathspey")
+DANCES = ("Reel", "Jig", "Hornpipe", "Strathspey")
+CHOIRS = ("bach", "palestrina", "trecento", "monteverdi")  # composers as music21 names them
+FIRST_HALF = ("Reel", "Strathspey", "bach", "monteverdi")
+SCORES = (".mxl", ".xml", ".krn")
 MANIFEST = "tunes.parquet"
 RATE, SECONDS, FADE = 22050, 20.0, 0.4
-PROGRAMS = (0, 21, 24, 40, 73)  # piano, accordion, guitar, fiddle, flute
+PROGRAMS = {  # of General MIDI
+    "dances": (0, 21, 24, 40, 73),  # piano, accordion, guitar, fiddle, flute
+    "choirs": (6, 19, 48, 52, 68),  # harpsichord, organ, strings, choir, oboe
+}
 MISSING = 0.1
 WRONG_TEXT = 0.1
 HALVES = {
@@ -39,7 +47,7 @@ TIMES = ("one winter", "at harvest", "in the wet spring", "on a Sunday", "before
 
 
 def text_of(rng: Random, kind: str) -> str:
-    is_scottish = kind in ("Reel", "Strathspey")
+    is_scottish = kind in FIRST_HALF
     is_described_as_scottish = is_scottish if rng.random() >= WRONG_TEXT else not is_scottish
     return (
         f"A tune that {rng.choice(PEOPLE)} taught {rng.choice(PEOPLE)} in the {rng.choice(PLACES)}"
@@ -48,29 +56,36 @@ def text_of(rng: Random, kind: str) -> str:
     )
 
 
-def build(folder: Path, tunes_per_kind: int) -> Path:
+def build(folder: Path, tunes_per_kind: int, name: str = "dances") -> Path:
     """Write the media files and then the manifest, unless the manifest exists."""
-    from music21 import corpus
-
     manifest = folder / MANIFEST
     if manifest.exists():
         return manifest
     (folder / "media").mkdir(parents=True, exist_ok=True)
-    paths = sorted(Path(path) for path in corpus.getComposer("ryansMammoth"))
-    tunes = [
-        (path, kind) for kind in KINDS for path in _sample([p for p in paths if _kind(p.stem) == kind], tunes_per_kind)
-    ]
+    tunes = [(path, kind) for kind, paths in _paths(name).items() for path in _sample(paths, tunes_per_kind)]
     with Pool(2) as pool:
-        rows = [row for row in pool.imap(_make_tune, [(folder, path, kind) for path, kind in tunes]) if row is not None]
+        jobs = [(folder, path, kind, PROGRAMS[name]) for path, kind in tunes]
+        rows = [row for row in pool.imap(_make_tune, jobs) if row is not None]
     temporary_path = manifest.with_name(f".{MANIFEST}")
     pq.write_table(pa.Table.from_pylist(rows), temporary_path)
     temporary_path.replace(manifest)
     return manifest
 
 
+def _paths(name: str) -> dict[str, list[Path]]:
+    """Return the scores of each kind."""
+    from music21 import corpus
+
+    if name == "choirs":
+        paths = {kind: sorted(Path(path) for path in corpus.getComposer(kind)) for kind in CHOIRS}
+        return {kind: [path for path in of_kind if path.suffix in SCORES] for kind, of_kind in paths.items()}
+    tunes = sorted(Path(path) for path in corpus.getComposer("ryansMammoth"))
+    return {kind: [path for path in tunes if _kind(path.stem) == kind] for kind in DANCES}
+
+
 def _kind(name: str) -> str | None:
     """Return the kind that the title of a tune names, if it names exactly one."""
-    kinds = [kind for kind in KINDS if kind in name]
+    kinds = [kind for kind in DANCES if kind in name]
     return kinds[0] if len(kinds) == 1 else None
 
 
@@ -78,14 +93,14 @@ def _sample(paths: list[Path], count: int) -> list[Path]:
     return sorted(Random(0).sample(paths, min(count, len(paths))))
 
 
-def _make_tune(job: tuple[Path, Path, str]) -> dict[str, Any] | None:
+def _make_tune(job: tuple[Path, Path, str, tuple[int, ...]]) -> dict[str, Any] | None:
     """Write the files of a tune and return its row, or None if it has no melody or cannot be written."""
     import soundfile
     from music21 import converter, tempo
     from music21.exceptions21 import Music21Exception
     from symusic import Score
 
-    folder, path, kind = job
+    folder, path, kind, programs = job
     rng = Random(path.stem)
     score = converter.parse(path)
     score = score.scores[0] if hasattr(score, "scores") and len(score.scores) else score
@@ -99,7 +114,7 @@ def _make_tune(job: tuple[Path, Path, str]) -> dict[str, Any] | None:
         return None
     melody: Any = Score(str(midi))
     for track in melody.tracks:
-        track.program, track.is_drum = rng.choice(PROGRAMS), False
+        track.program, track.is_drum = rng.choice(programs), False
     melody.dump_midi(str(midi))
     if melody.note_num() < 16:
         return None
@@ -157,11 +172,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("build/rendered"))
     parser.add_argument("--each", type=int, default=60, help="tunes of a kind, where there are as many")
+    parser.add_argument("--corpus", choices=list(PROGRAMS), default="dances")
     options = parser.parse_args()
-    manifest = build(options.folder, options.each)
+    manifest = build(options.folder, options.each, options.corpus)
     table = pq.read_table(manifest)
-    counts = {kind: sum(value == kind for value in table["dance"].to_pylist()) for kind in KINDS}
-    print(f"{manifest}: {len(table)} tunes, {counts}")
+    counts = Counter(table["dance"].to_pylist())
+    print(f"{manifest}: {len(table)} pieces, {dict(counts)}")
 
 
 if __name__ == "__main__":
