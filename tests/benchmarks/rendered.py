@@ -7,8 +7,9 @@
 `choirs`: pieces for voices by Bach, Palestrina and Monteverdi, and of the Trecento; nothing was chosen on them.
 The notes determine the kind; tempo and instrument are random, and the text (a template, wrong one time in ten) tells
 only to which half of the kinds a piece belongs. One piece in ten lacks its audio, one in ten its MIDI. The manifest is
-built once; `python -m tests.benchmarks.fusion --manifest build/rendered/tunes.parquet` measures with it. tinysoundfont plays the General MIDI
-sounds of pretty_midi (TimGM6mb); both are installed without their other dependencies, which need a sound library.
+built once; `python -m tests.benchmarks.fusion --manifest build/rendered/tunes.parquet` measures with it.
+tinysoundfont plays the General MIDI sounds of pretty_midi (TimGM6mb); both are installed without their other
+dependencies, which need a sound library.
 """
 
 from __future__ import annotations
