@@ -37,6 +37,7 @@ from rainbow_ray.calibration.apply import Calibration
 from rainbow_ray.config.schema import ModelConfig
 from rainbow_ray.modalities.hub import offline, quiet_libraries
 from rainbow_ray.modalities.pretrained import TEXT, count_embeddings
+from rainbow_ray.modalities.selection import missing_packages
 from rainbow_ray.modalities.spec import TEXT_ONLY, get_modality
 from rainbow_ray.modalities.text.encoder import TextEncoder
 from rainbow_ray.modalities.text.modality import SPEC as TEXT_SPEC
@@ -222,7 +223,8 @@ def load_bundle(path: Path) -> Bundle:
         The model on the CPU, in evaluation mode.
 
     Raises:
-        InputError: The folder is not a complete bundle, or a file is not the one that was saved.
+        InputError: The folder is not a complete bundle, a file is not the one that was saved, or a package that its
+            descriptors need is not installed.
     """
     path = resolve_path(path).resolve()
     folder = find_bundle(path)
@@ -247,6 +249,8 @@ def load_bundle(path: Path) -> Bundle:
     except Exception as error:  # transformers raises many types for damaged configs
         raise InputError(f"{path}: the model is damaged ({first_line(error)}); copy it again") from error
     _check_tokenizer(path, folder, bundle.model)
+    if problems := missing_packages(bundle.model.modalities, bundle.model.config):
+        raise InputError(f"{path}: {problem}" for problem in problems)
     return bundle
 
 

@@ -17,6 +17,7 @@ from rainbow_ray.utils.streams import close_output, print_error, printable, prot
 # Packages that a light installation lacks, and the optional dependencies (extra) that contain them.
 EXTRAS = {
     **dict.fromkeys(("torch", "ray", "transformers", "pandas", "pyarrow", "sklearn", "safetensors", "psutil"), "train"),
+    "librosa": "descriptors",
     **dict.fromkeys(("fastapi", "starlette", "swagger_ui_bundle"), "serve"),
 }
 

@@ -85,3 +85,21 @@ def described_modalities(modalities: Sequence[str], config: ModelConfig) -> tupl
         Their names, in the same order.
     """
     return tuple(name for name in modalities if get_modality(name).descriptor_width(config))
+
+
+def missing_packages(modalities: Sequence[str], config: ModelConfig) -> list[str]:
+    """Return a message for each modality whose descriptors a model reads, but which cannot be computed here.
+
+    Args:
+        modalities: Names of modalities.
+        config: The section `model`.
+
+    Returns:
+        Messages with what to install.
+    """
+    specs = [get_modality(name) for name in described_modalities(modalities, config)]
+    return [
+        f"{spec.descriptors_setting}: a package that it needs is not installed: pip install 'rainbow-ray[descriptors]'"
+        for spec in specs
+        if not spec.can_describe()
+    ]

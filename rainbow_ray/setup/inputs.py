@@ -23,7 +23,7 @@ from rainbow_ray.modalities.audio.encoder import (
     verify_encoder,
 )
 from rainbow_ray.modalities.media import MediaReader
-from rainbow_ray.modalities.selection import described_modalities, windowed
+from rainbow_ray.modalities.selection import described_modalities, missing_packages, windowed
 from rainbow_ray.modalities.spec import InputSpec, get_modality, modality_names
 from rainbow_ray.modalities.windows import WINDOW_RATE, Windows
 from rainbow_ray.utils.cache_dir import cache_dir
@@ -127,7 +127,7 @@ def resolve_inputs(
         encoders = check_encoders(config, modalities)
     except InputError as error:
         problems += error.problems
-    problems += _missing_packages(config, modalities)
+    problems += missing_packages(modalities, config.model)
     media = windowed(modalities)
     root = root if root is not None and config.data.media_root is None else _media_root(config.data, manifest)
     if media and not root.is_dir():
@@ -172,16 +172,6 @@ def check_encoders(config: Config, modalities: Sequence[str]) -> dict[str, Encod
     if problems:
         raise InputError(problems)
     return encoders
-
-
-def _missing_packages(config: Config, modalities: Sequence[str]) -> list[str]:
-    """Return a message for each modality whose descriptors cannot be computed."""
-    specs = [get_modality(name) for name in modalities]
-    return [
-        f"{spec.descriptors_setting}: a package that it needs is not installed: pip install 'rainbow-ray[descriptors]'"
-        for spec in specs
-        if spec.descriptors_setting and config.at(spec.descriptors_setting) and not spec.can_describe()
-    ]
 
 
 def _media_root(config: DataConfig, manifest: Manifest | None) -> Path:

@@ -90,7 +90,9 @@ def test_descriptors_are_read_by_default_but_not_of_segments_nor_without_librosa
     assert resolve_descriptors(config, has_segments=True).model.midi_encoder.descriptors is False
 
 
-def test_descriptors_are_baselines_and_members_of_the_stack_and_predicted_from_a_moved_bundle(stems_file, tmp_path):
+def test_descriptors_are_baselines_and_members_of_the_stack_and_predicted_from_a_moved_bundle(
+    stems_file, tmp_path, monkeypatch
+):
     run = finish_run(plan_of(stems_file, **STEMS), tmp_path / "run")
     summary = json.loads((run / "summary.json").read_text())
     assert {"audio descriptors + linear", "midi descriptors + linear"} <= set(summary["baselines"])
@@ -103,6 +105,9 @@ def test_descriptors_are_baselines_and_members_of_the_stack_and_predicted_from_a
     first, shuffled = model.predict(songs), model.predict(songs.iloc[::-1])
     scores = list(model.score_names)
     assert first[scores].to_numpy() == pytest.approx(shuffled[scores].to_numpy()[::-1], abs=1e-5)
+    monkeypatch.setattr(audio_descriptors, "is_installed", lambda: False)
+    with pytest.raises(InputError, match=r"bundle: model.audio_encoder.descriptors: .*rainbow-ray\[descriptors\]"):
+        rainbow_ray.load(bundle, media_root=stems_file.parent)
     without = model.predict(songs.assign(midi_file=None), allow_missing=True)
     assert not np.allclose(first[scores], without[scores], atol=1e-3)
     assert without[scores].notna().all(axis=None)
