@@ -8,7 +8,7 @@ import numpy as np
 
 from rainbow_ray.baselines.common import Baselines, KeepFits
 from rainbow_ray.baselines.features import text_states, trained_modalities
-from rainbow_ray.baselines.registry import Baseline, add_missing_baselines, media_baseline, registered_baselines
+from rainbow_ray.baselines.registry import Baseline, add_missing_baselines, media_baselines, registered_baselines
 from rainbow_ray.baselines.segments import compute_segment_baselines, segment_view
 from rainbow_ray.baselines.songs import compute_song_baselines, song_view
 from rainbow_ray.data.splits import Split
@@ -65,6 +65,6 @@ def stackable_baselines(context: FitContext, names: Iterable[str]) -> list[str]:
     keep = KeepFits(without=trained_modalities(context))
     spec = context.input_spec
     keys = [*spec.media, *map(descriptors_key, spec.described)]
-    baselines = [*registered_baselines(), *map(media_baseline, keys)]
+    baselines = [*registered_baselines(), *(baseline for key in keys for baseline in media_baselines(key))]
     stackable = {baseline.name for baseline in baselines if keep.includes(baseline)}
     return [name for name in names if name in stackable]

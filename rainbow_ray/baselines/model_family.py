@@ -34,7 +34,7 @@ class ModelFamily:
     Attributes:
         trivial: Name of the baseline that predicts from the labels alone.
         linear: Returns an unfitted linear model of an inverse L2 strength.
-        boosting: Returns an unfitted boosting model of a seed.
+        boosting: Returns an unfitted boosting model of a seed, and of the fraction of features that each tree reads.
         labels: Converts targets to the labels that the models are fitted on.
         predict: Returns scores of a fitted model for inputs.
         constant: Returns scores of the trivial baseline from training targets, for a number of examples.
@@ -47,7 +47,7 @@ class ModelFamily:
 
     trivial: str
     linear: Callable[[float], Any]
-    boosting: Callable[[int], Any]
+    boosting: Callable[[int, float], Any]
     labels: Callable[[np.ndarray], np.ndarray]
     predict: Callable[[Any, Any], Scores]
     constant: Callable[[np.ndarray, int], Scores]
@@ -144,8 +144,8 @@ def _logistic(strength: float) -> Any:
     return LogisticRegression(C=strength, class_weight="balanced", max_iter=MAX_ITERATIONS)
 
 
-def _boosted(seed: int) -> Any:
-    return GradientBoostingClassifier(n_estimators=N_TREES, max_depth=1, random_state=seed)
+def _boosted(seed: int, fraction: float) -> Any:
+    return GradientBoostingClassifier(n_estimators=N_TREES, max_depth=1, max_features=fraction, random_state=seed)
 
 
 def _as_float64(inputs: Any) -> Any:
@@ -223,7 +223,7 @@ def _multilabel(task: Task) -> ModelFamily:
     return ModelFamily(
         "majority",
         linear=lambda strength: OneVsRestClassifier(_logistic(strength)),
-        boosting=lambda seed: OneVsRestClassifier(_boosted(seed)),
+        boosting=lambda seed, fraction: OneVsRestClassifier(_boosted(seed, fraction)),
         labels=lambda targets: targets.astype(np.int64), predict=predict,
         constant=lambda targets, n: np.tile(targets.mean(axis=0), (n, 1)),
         cost=_multilabel_cost, strata=task.strata,
@@ -237,7 +237,9 @@ def _regression(task: Task) -> ModelFamily:  # noqa: ARG001
         # Ridge converts targets to the dtype of its inputs
         linear=lambda strength: make_pipeline(FunctionTransformer(_as_float64, accept_sparse=True),
                                               Ridge(alpha=1 / strength)),
-        boosting=lambda seed: GradientBoostingRegressor(n_estimators=N_TREES, max_depth=1, random_state=seed),
+        boosting=lambda seed, fraction: GradientBoostingRegressor(
+            n_estimators=N_TREES, max_depth=1, max_features=fraction, random_state=seed
+        ),
         labels=lambda targets: targets, predict=lambda model, inputs: np.asarray(model.predict(inputs)),
         constant=lambda targets, n: np.full(n, targets.mean()),
         cost=lambda targets, scores: float(np.mean((targets - scores) ** 2)),

@@ -8,17 +8,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rainbow_ray.baselines.model_family import ModelFamily, Scores
-from rainbow_ray.baselines.names import BAG_OF_WORDS, FROZEN_ENCODER, TEXT_LENGTH, TF_IDF, media_baseline_name
+from rainbow_ray.baselines.names import (
+    BAG_OF_WORDS,
+    FROZEN_ENCODER,
+    TEXT_LENGTH,
+    TF_IDF,
+    boosted_baseline_name,
+    media_baseline_name,
+)
 from rainbow_ray.data.splits import merge_rare_strata
 from rainbow_ray.stacking.linear_member import Kind, LinearMember, MemberInputs, hidden_states_key, layer_features
 
 INNER_FOLDS = 5
+N_THRESHOLDS = 7  # of each descriptor, at quantiles of the training set
+DESCRIPTOR_FRACTION = 0.1  # of the thresholds that each tree reads: a tenth of the time, and no worse
+DECIMALS = 5  # of descriptors; closer values are not told apart
 MEDIA_STRENGTH = 0.01  # inverse L2 strength: there are more features than songs
 # Inverse L2 strengths to choose from, together with the layer. A fit takes five times as long with the first one, so
 # that only the layers that are best with the second one are tried with it.
@@ -89,7 +100,7 @@ class BaselineInputs:
             The member.
         """
         weights, bias = self.models.fit_affine(model, inputs, self.targets[train])
-        return LinearMember(name, kind, self.models.link, weights, bias, **fields).without_unused_words()
+        return LinearMember(name, kind, self.models.link, weights, bias, **fields).without_unused_features()
 
 
 def fit_trivial(inputs: BaselineInputs, train: np.ndarray, val: np.ndarray) -> Scores:
@@ -164,7 +175,7 @@ def fit_bag_of_words(inputs: BaselineInputs, train: np.ndarray) -> LinearMember:
     vectorizer = CountVectorizer(binary=True)
     present = vectorizer.fit_transform(inputs.texts[train])
     vocabulary = tuple(vectorizer.get_feature_names_out().tolist())
-    model = inputs.models.boosting(inputs.seed)
+    model = inputs.models.boosting(inputs.seed, 1.0)
     return inputs.fit_member(BAG_OF_WORDS, "word_presence", model, present, train, vocabulary=vocabulary)
 
 
@@ -231,6 +242,41 @@ def fit_pooled_features(inputs: BaselineInputs, train: np.ndarray, *, modality: 
     """
     model, features = _standardized(inputs.models.linear(MEDIA_STRENGTH)), inputs.media_features[modality]
     return inputs.fit_member(media_baseline_name(modality), "encoded", model, features[train], train, key=modality)
+
+
+def fit_boosted_descriptors(inputs: BaselineInputs, train: np.ndarray, *, key: str) -> LinearMember:
+    """Fit boosted decision stumps on the descriptors of one modality.
+
+    Args:
+        inputs: What baselines read, with the descriptors.
+        train: Indices of the training set, from which the thresholds of the stumps are taken.
+        key: Key of the descriptors.
+
+    Returns:
+        The fitted model; a sum of stumps is linear in what exceeds the thresholds.
+    """
+    values = np.asarray(inputs.media_features[key][train], dtype=np.float64)
+    levels = [_levels_between(column) for column in values.T]
+    columns, thresholds = np.repeat(np.arange(len(levels)), list(map(len, levels))), np.concatenate(levels)
+    if not len(thresholds):
+        return fit_constant(inputs, train, name=boosted_baseline_name(key))
+    steps = scipy.sparse.csr_matrix((values[:, columns] > thresholds).astype(np.float64))
+    fields = {"key": key, "columns": columns, "thresholds": thresholds, "width": values.shape[1]}
+    model = inputs.models.boosting(inputs.seed, DESCRIPTOR_FRACTION)
+    return inputs.fit_member(boosted_baseline_name(key), "steps", model, steps, train, **fields)
+
+
+def _levels_between(values: np.ndarray) -> np.ndarray:
+    """Return at most `N_THRESHOLDS` levels at quantiles, each in the middle between two values; none for a constant.
+
+    A value that is computed again may differ in its last digits, and must not cross a level by that.
+    """
+    distinct = np.unique(np.round(values, DECIMALS))
+    if len(distinct) < 2:
+        return np.zeros(0)
+    quantiles = np.quantile(values, np.linspace(0, 1, N_THRESHOLDS + 2)[1:-1])
+    above = np.unique(np.searchsorted(distinct, quantiles, side="right").clip(1, len(distinct) - 1))
+    return np.asarray((distinct[above - 1] + distinct[above]) / 2)
 
 
 def _standardized(model: Any) -> Any:

@@ -24,3 +24,15 @@ def media_baseline_name(key: str) -> str:
         Name of the baseline.
     """
     return f"{key.replace('_', ' ')} + linear"
+
+
+def boosted_baseline_name(key: str) -> str:
+    """Return the name of the boosting model of a modality's descriptors.
+
+    Args:
+        key: Key of the descriptors.
+
+    Returns:
+        Name of the baseline.
+    """
+    return f"{key.replace('_', ' ')} + boosting"

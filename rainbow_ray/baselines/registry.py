@@ -12,13 +12,22 @@ from rainbow_ray.baselines.model_family import Scores
 from rainbow_ray.baselines.models import (
     BaselineInputs,
     fit_bag_of_words,
+    fit_boosted_descriptors,
     fit_frozen_encoder,
     fit_pooled_features,
     fit_text_length,
     fit_tf_idf,
     fit_trivial,
 )
-from rainbow_ray.baselines.names import BAG_OF_WORDS, FROZEN_ENCODER, TEXT_LENGTH, TF_IDF, media_baseline_name
+from rainbow_ray.baselines.names import (
+    BAG_OF_WORDS,
+    FROZEN_ENCODER,
+    TEXT_LENGTH,
+    TF_IDF,
+    boosted_baseline_name,
+    media_baseline_name,
+)
+from rainbow_ray.modalities.descriptors import described_modality
 from rainbow_ray.stacking.linear_member import LinearMember
 
 FitBaseline = Callable[[BaselineInputs, np.ndarray, np.ndarray], Scores]
@@ -115,21 +124,23 @@ def applicable_baselines(inputs: BaselineInputs) -> list[Baseline]:
     """
     trivial = Baseline(inputs.models.trivial, lambda _: True, fit_trivial)
     registered = [baseline for baseline in _BASELINES.values() if baseline.applies(inputs)]
-    media = [media_baseline(modality) for modality in inputs.media_features]
+    media = [baseline for key in inputs.media_features for baseline in media_baselines(key)]
     return [trivial, *registered, *media]
 
 
-def media_baseline(modality: str) -> Baseline:
-    """Return the baseline of a modality's pooled features.
+def media_baselines(key: str) -> list[Baseline]:
+    """Return the baselines of a modality's pooled features, or of its descriptors.
 
     Args:
-        modality: Name of the modality.
+        key: Name of the modality, or key of its descriptors.
 
     Returns:
-        The baseline.
+        A linear model; of descriptors, boosting as well.
     """
-    fit = functools.partial(fit_pooled_features, modality=modality)
-    return _member_baseline(media_baseline_name(modality), lambda inputs: modality in inputs.media_features, fit)
+    fits = {media_baseline_name(key): functools.partial(fit_pooled_features, modality=key)}
+    if described_modality(key) is not None:
+        fits[boosted_baseline_name(key)] = functools.partial(fit_boosted_descriptors, key=key)
+    return [_member_baseline(name, lambda inputs: key in inputs.media_features, fit) for name, fit in fits.items()]
 
 
 def _has_texts(inputs: BaselineInputs) -> bool:

@@ -85,7 +85,7 @@ def check_feature_keys(
     widths.pop(TEXT.name, None)
     if frozen_encoder is not None:
         widths |= {hidden_states_key(layer): frozen_encoder.width for layer in range(frozen_encoder.depth + 1)}
-    read = {(member.key, len(member.weights)) for stack in stacks for member in stack.members if member.key}
+    read = {(member.key, member.input_width) for stack in stacks for member in stack.members if member.key}
     if novelty is not None:
         read |= {(key, len(center)) for key, center in novelty.centers.items()}
     for key, width in read:

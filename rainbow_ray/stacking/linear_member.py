@@ -1,7 +1,7 @@
 """Linear models of texts and of encoders' features, as plain arrays. Needs numpy only; `baselines` fits them.
 
-Boosted decision stumps on the presence of words are linear as well: a stump adds one of two numbers, depending on
-whether a word is present.
+Boosted decision stumps are linear as well: a stump adds one of two numbers, depending on whether a word is present, or
+a number is above a threshold.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rainbow_ray.stacking.links import LINKS, LINKS_OF_CLASSES, apply_link
 from rainbow_ray.tasks.target_types import Link
 
 WORD = re.compile(r"(?u)\b\w\w+\b")  # the words of scikit-learn's vectorizers
-Kind = Literal["word_count", "tf_idf", "word_presence", "encoded"]
+Kind = Literal["word_count", "tf_idf", "word_presence", "encoded", "steps"]
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,16 @@ class LinearMember:
     Attributes:
         name: Name of the baseline that the member is.
         kind: Features: the number of words (`word_count`), L2-normalized TF-IDF weights (`tf_idf`), presence of words
-            (`word_presence`), or features of an encoder (`encoded`).
+            (`word_presence`), features of an encoder (`encoded`), or whether such features exceed thresholds (`steps`).
         link: Function from the linear predictor to scores.
         weights: Coefficients, float64, `(features, outputs)`.
         bias: Intercepts, float64, `(outputs,)`.
         vocabulary: Words, `(features,)`, of `tf_idf` and `word_presence`.
         idf: Inverse document frequencies, float64, `(features,)`, of `tf_idf`.
-        key: Key of the features in `MemberInputs.features`, of `encoded`.
+        key: Key of the features in `MemberInputs.features`, of `encoded` and `steps`.
+        thresholds: Thresholds, float64, `(features,)`, of `steps`.
+        columns: The column of `MemberInputs.features` that each threshold is of, int64, `(features,)`, of `steps`.
+        width: Number of these columns, of `steps`.
     """
 
     name: str
@@ -125,6 +128,14 @@ class LinearMember:
     vocabulary: tuple[str, ...] = ()
     idf: np.ndarray | None = None
     key: str | None = None
+    thresholds: np.ndarray | None = None
+    columns: np.ndarray | None = None
+    width: int = 0
+
+    @property
+    def input_width(self) -> int:
+        """Number of features that are read, of `encoded` and `steps`."""
+        return self.width if self.kind == "steps" else len(self.weights)
 
     def scores(self, inputs: MemberInputs) -> np.ndarray:
         """Score examples.
@@ -140,9 +151,10 @@ class LinearMember:
 
     def _predictor(self, inputs: MemberInputs) -> np.ndarray:
         """The linear predictor, float64, `(examples, outputs)`."""
-        if self.kind == "encoded":
-            assert self.key is not None
+        if self.key is not None:
             values = np.asarray(inputs.features[self.key], dtype=np.float64)
+            if self.columns is not None and self.thresholds is not None:
+                values = (values[:, self.columns] > self.thresholds).astype(np.float64)
             return np.asarray(values @ self.weights + self.bias)
         if self.kind == "word_count":
             counts = np.array([[len(text.split())] for text in inputs.texts], dtype=np.float64).reshape(-1, 1)
@@ -167,15 +179,18 @@ class LinearMember:
     def _index(self) -> dict[str, int]:
         return {word: column for column, word in enumerate(self.vocabulary)}
 
-    def without_unused_words(self) -> LinearMember:
-        """Return the same model without words that have no effect on its scores.
+    def without_unused_features(self) -> LinearMember:
+        """Return the same model without words and thresholds that have no effect on its scores.
 
         Returns:
-            The member with a smaller vocabulary; unchanged where each word of a text changes its norm (`tf_idf`).
+            The member with fewer features; unchanged where each word of a text changes its norm (`tf_idf`).
         """
+        used = np.flatnonzero(np.any(self.weights != 0, axis=1))
+        if self.columns is not None and self.thresholds is not None:
+            columns, thresholds = self.columns[used], self.thresholds[used]
+            return dataclasses.replace(self, weights=self.weights[used], columns=columns, thresholds=thresholds)
         if self.kind != "word_presence":
             return self
-        used = np.flatnonzero(np.any(self.weights != 0, axis=1))
         words = tuple(self.vocabulary[i] for i in used)
         return dataclasses.replace(self, weights=self.weights[used], vocabulary=words)
 
@@ -191,6 +206,8 @@ class LinearMember:
             document["vocabulary"] = list(self.vocabulary)
         if self.idf is not None:
             document["idf"] = self.idf.tolist()
+        if self.columns is not None and self.thresholds is not None:
+            document |= {"columns": self.columns.tolist(), "thresholds": self.thresholds.tolist(), "width": self.width}
         return document | ({} if self.key is None else {"key": self.key})
 
     @classmethod
@@ -214,10 +231,13 @@ class LinearMember:
         weights = np.array(document["weights"], dtype=np.float64).reshape(-1, len(bias))
         words = tuple(map(str, document.get("vocabulary", ())))
         idf = None if "idf" not in document else np.array(document["idf"], dtype=np.float64)
-        arrays = [bias, weights, *([] if idf is None else [idf])]
+        thresholds = None if "thresholds" not in document else np.array(document["thresholds"], dtype=np.float64)
+        columns = None if "columns" not in document else np.array(document["columns"], dtype=np.int64)
+        arrays = [bias, weights, *(array for array in (idf, thresholds) if array is not None)]
         if bias.ndim != 1 or not all(np.isfinite(array).all() for array in arrays):
             raise ValueError(f"member {name!r} has weights that are not finite")
-        member = cls(name, kind, link, weights, bias, words, idf, document.get("key"))
+        width = int(document.get("width", 0))
+        member = cls(name, kind, link, weights, bias, words, idf, document.get("key"), thresholds, columns, width)
         member._check_shapes()
         return member
 
@@ -226,7 +246,10 @@ class LinearMember:
         reads_words = self.kind in ("tf_idf", "word_presence")
         fits = len(self.vocabulary) == (n_features if reads_words else 0)
         fits &= (self.idf is not None and self.idf.shape == (n_features,)) == (self.kind == "tf_idf")
-        fits &= (self.key is not None) == (self.kind == "encoded")
+        fits &= (self.key is not None) == (self.kind in ("encoded", "steps"))
+        for array in (self.thresholds, self.columns):
+            fits &= (array is not None and array.shape == (n_features,)) == (self.kind == "steps")
+        fits &= self.columns is None or bool(((self.columns >= 0) & (self.columns < self.width)).all())
         fits &= self.kind != "word_count" or n_features == 1
         if not fits:
             raise ValueError(f"member {self.name!r} has arrays whose lengths do not match")

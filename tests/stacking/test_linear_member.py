@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -13,7 +14,15 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 
 from rainbow_ray.baselines.model_family import model_family
-from rainbow_ray.baselines.models import BaselineInputs, fit_bag_of_words, fit_constant, fit_tf_idf
+from rainbow_ray.baselines.models import (
+    DESCRIPTOR_FRACTION,
+    BaselineInputs,
+    _levels_between,
+    fit_bag_of_words,
+    fit_boosted_descriptors,
+    fit_constant,
+    fit_tf_idf,
+)
 from rainbow_ray.stacking.linear_member import LinearMember, MemberInputs
 from rainbow_ray.tasks.registry import make_task
 
@@ -130,3 +139,53 @@ def test_texts_that_no_vocabulary_knows_have_the_intercept():
     member = fit_tf_idf(inputs_of("binary"), np.arange(45))
     scores = member.scores(MemberInputs(["", "unknown words only", "!!"]))
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-member.bias[0])))
+
+
+def described(kind: str, seed: int = 0) -> BaselineInputs:
+    inputs, rng = inputs_of(kind), np.random.default_rng(seed)
+    has_time = np.array(["time" in text for text in inputs.texts])
+    values = np.stack([3 * has_time + rng.normal(size=60), rng.integers(0, 3, 60), np.full(60, 7.0)], axis=1)
+    return dataclasses.replace(inputs, media_features={"midi_descriptors": values.astype(np.float32)})
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_boosted_descriptors_score_like_scikit_learn_on_what_exceeds_their_thresholds(kind):
+    inputs, train = described(kind), np.arange(45)
+    member = fit_boosted_descriptors(inputs, train, key="midi_descriptors")
+    assert (member.name, member.kind, member.input_width) == ("midi descriptors + boosting", "steps", 3)
+    assert set(member.columns) <= {0, 1}, "a constant has no threshold"
+    copy = LinearMember.from_json(json.loads(json.dumps(member.to_json())))
+    scores = member.scores(inputs.member_inputs)
+    np.testing.assert_array_equal(scores, copy.scores(inputs.member_inputs))
+    values = inputs.media_features["midi_descriptors"]
+    levels = [_levels_between(values[train, column].astype(np.float64)) for column in range(3)]
+    steps = np.concatenate([values[:, [i]] > levels[i] for i in range(3)], axis=1).astype(float)
+    expected = inputs.models.fit_predict(
+        inputs.models.boosting(0, DESCRIPTOR_FRACTION), steps, inputs.targets, train, np.arange(60)
+    )
+    np.testing.assert_allclose(scores, expected, atol=1e-9)
+
+
+def test_the_last_digits_of_descriptors_do_not_change_scores():
+    inputs = described("binary")
+    member = fit_boosted_descriptors(inputs, np.arange(45), key="midi_descriptors")
+    values = inputs.media_features["midi_descriptors"] + np.float32(2e-6)
+    np.testing.assert_array_equal(
+        member.scores(inputs.member_inputs),
+        member.scores(MemberInputs(inputs.texts.tolist(), {"midi_descriptors": values})),
+    )
+
+
+@pytest.mark.parametrize(("field", "value"), [("columns", [9]), ("thresholds", [0.0, 1.0]), ("key", None)])
+def test_damaged_thresholds_are_refused(field, value):
+    document = {"name": "x", "kind": "steps", "link": "sigmoid", "bias": [0.0], "weights": [[1.0]], "key": "midi",
+                "columns": [2], "thresholds": [0.5], "width": 3}  # fmt: skip
+    assert LinearMember.from_json(document).input_width == 3
+    with pytest.raises(ValueError, match="do not match"):
+        LinearMember.from_json(document | {field: value})
+
+
+def test_descriptors_that_are_all_constant_give_the_class_frequencies():
+    inputs = dataclasses.replace(inputs_of("binary"), media_features={"midi_descriptors": np.ones((60, 2))})
+    member = fit_boosted_descriptors(inputs, np.arange(45), key="midi_descriptors")
+    assert len(set(member.scores(inputs.member_inputs))) == 1

@@ -76,7 +76,7 @@ def test_baselines_fit_a_single_label():
     family = model_family(task)
     inputs = np.array([[1.0], [0.0], [1.0], [0.0], [1.0], [0.0]])
     targets = inputs.astype(np.float32)
-    for make in (lambda: family.linear(1.0), lambda: family.boosting(0)):
+    for make in (lambda: family.linear(1.0), lambda: family.boosting(0, 1.0)):
         scores = family.fit_predict(make(), inputs, targets, np.arange(4), np.array([4, 5]))
         assert scores.shape == (2, 1)
         assert scores[0, 0] > 0.5 > scores[1, 0]
