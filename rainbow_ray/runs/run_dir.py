@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
-from rainbow_ray.config.load import dump, with_resolved_paths
-from rainbow_ray.config.schema import HASH_EXCLUDED, Config
-from rainbow_ray.config.solver import SOLVED_LOSSES
+from rainbow_ray.config.load import dump
+from rainbow_ray.config.schema import Config
 from rainbow_ray.data.splits import write_split_file
+from rainbow_ray.runs.saved_config import config_differences
 from rainbow_ray.setup.prepared import PreparedData
 from rainbow_ray.training.checkpoint import write_json
 from rainbow_ray.utils.errors import InputError
@@ -41,7 +40,6 @@ TEMPORARY_SUFFIXES = (".tmp", ".writable")
 WORK_FILES = ("split.json", "checkpoints", "trials.jsonl", "trials")
 # Former names of files and folders by present name, which a run or a sweep that an earlier version started may have.
 FORMER_FILES = {"frozen_features": "prefix", "revalidation": "confirm"}
-MAX_ERROR_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
@@ -245,7 +243,7 @@ def has_same_config(path: Path, config: Config) -> bool:
     Returns:
         Whether no key differs, apart from those that do not change results.
     """
-    return not _config_differences(RunDir(path), config)
+    return not config_differences(path, config)
 
 
 def _find_resumable(config: Config, output: Path, name: str | None, kind: str) -> RunDir:
@@ -259,7 +257,7 @@ def _find_resumable(config: Config, output: Path, name: str | None, kind: str) -
         run_dir = RunDir(file.parent)
         is_open = kind == SWEEP or not run_dir.is_finished  # trials can be added to a finished sweep
         is_match = run_dir.kind == kind and is_open
-        if is_match and not _missing_files(run_dir) and not _config_differences(run_dir, config):
+        if is_match and not _missing_files(run_dir) and not config_differences(run_dir.path, config):
             return run_dir
     description = f"unfinished {kind}" if kind == RUN else kind
     raise InputError(f"--resume: no {description} of this config in {output}; name one with --name")
@@ -276,7 +274,7 @@ def _check_resumable(run_dir: RunDir, config: Config, name: str, kind: str) -> N
     if missing:
         problem = f"of {path}, these files are missing: {', '.join(missing)}"
         raise InputError(f"{option}: {problem}; put them back, or start a new run with another --name")
-    differences = _config_differences(run_dir, config)
+    differences = config_differences(run_dir.path, config)
     if differences:
         raise InputError(f"{option}: that run has another config: {'; '.join(differences)}")
 
@@ -310,83 +308,3 @@ def _missing_files(run_dir: RunDir) -> list[str]:
     elif run_dir.is_finished:
         expected += ["predictions.parquet", "metrics.jsonl", "model"]
     return [name for name in expected if not run_dir.file(name).exists()]
-
-
-def _config_differences(run_dir: RunDir, config: Config) -> list[str]:
-    """Return a message for each key in which the config of a run differs."""
-    try:
-        saved = with_resolved_paths(read_config(run_dir))
-    except InputError as error:
-        return error.problems
-    if config.reproducibility.deterministic == "auto" and saved.reproducibility.deterministic is True:
-        # the default of earlier versions, which was the same on CPUs
-        saved = saved.with_values({"reproducibility.deterministic": "auto"})
-    config = _with_saved_step_size(saved, config)
-    return _compare(saved.model_dump(exclude=HASH_EXCLUDED), config.model_dump(exclude=HASH_EXCLUDED))
-
-
-def continued_config(run_dir: RunDir, config: Config) -> Config:
-    """Return the config with which a run goes on.
-
-    Args:
-        run_dir: Folder of the run.
-        config: Config of this start.
-
-    Returns:
-        The config, with steps of the size that the run began with.
-    """
-    return _with_saved_step_size(read_config(run_dir), config)
-
-
-def _with_saved_step_size(saved: Config, config: Config) -> Config:
-    if config.training.step_tokens is not None:
-        return config
-    return config.with_values({"training.step_tokens": saved.training.step_tokens})
-
-
-def read_config(run_dir: RunDir) -> Config:
-    """Read the config that a run or a sweep was started with.
-
-    Args:
-        run_dir: Its folder.
-
-    Returns:
-        The config, under present names.
-
-    Raises:
-        InputError: `config.yaml` is missing or damaged.
-    """
-    try:
-        document = yaml.safe_load(run_dir.file("config.yaml").read_text(encoding="utf-8"))
-        return Config.model_validate(_with_earlier_defaults(document))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:MAX_ERROR_CHARACTERS]
-        raise InputError(f"its config.yaml cannot be read ({reason})") from error
-
-
-def _with_earlier_defaults(document: Any) -> Any:
-    """Return the saved config of a run, with what earlier versions did where keys are missing."""
-    training = document.get("training") if isinstance(document, dict) else None
-    if not isinstance(training, dict):
-        return document
-    earlier: dict[str, Any] = {"step_tokens": 0}  # steps did not grow
-    if training.get("loss") in SOLVED_LOSSES:
-        earlier["solver"] = "adamw"
-    document = {**document, "training": {**earlier, **training}}
-    model = document.get("model")
-    if not isinstance(model, dict):
-        return document
-    # descriptors were not read
-    encoders = {key: {"descriptors": False, **(model.get(key) or {})} for key in ("audio_encoder", "midi_encoder")}
-    return {**document, "model": {**model, **encoders}}
-
-
-def _compare(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
-    differences = []
-    for key, value in current.items():
-        saved_value = saved.get(key)
-        if isinstance(value, dict) and isinstance(saved_value, dict):
-            differences += _compare(saved_value, value, f"{prefix}{key}.")
-        elif value != saved_value:
-            differences.append(f"{prefix}{key} was {json.dumps(saved_value)}, now {json.dumps(value)}")
-    return differences

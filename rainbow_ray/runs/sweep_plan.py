@@ -18,7 +18,8 @@ from rainbow_ray.config.keys import short_names
 from rainbow_ray.config.load import Resolved
 from rainbow_ray.config.schema import Config
 from rainbow_ray.data.dataset import InMemoryDataset
-from rainbow_ray.runs.run_dir import SPACE, RunDir, read_config
+from rainbow_ray.runs.run_dir import SPACE, RunDir
+from rainbow_ray.runs.saved_config import read_config
 from rainbow_ray.setup import prepare
 from rainbow_ray.setup.plan import STEP_SIZE_KEYS, RunPlan, keep_step_size, make_plan
 from rainbow_ray.setup.prepared import PreparedData
@@ -166,7 +167,7 @@ def changed_rules(run_dir: RunDir, config: Config) -> list[str]:
     Raises:
         InputError: The config of the first start cannot be read.
     """
-    first = read_config(run_dir).tune
+    first = read_config(run_dir.path).tune
     changes = [(name, getattr(first, name), getattr(config.tune, name)) for name in RULES]
     return [
         f"tune.{name} is {json.dumps(now)}, and was {json.dumps(before)} at first; trials that have ended stay as they"

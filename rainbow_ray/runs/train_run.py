@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import importlib
 from typing import TYPE_CHECKING
@@ -50,8 +49,9 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
     prepare_environment()
 
     # After `prepare_environment`, which Ray and transformers read when they are imported.
-    from rainbow_ray.runs.run_dir import closing, continued_config, open_run, resume_advice
-    from rainbow_ray.setup.plan import choose_manifest, make_plan
+    from rainbow_ray.runs.run_dir import closing, open_run, resume_advice
+    from rainbow_ray.runs.saved_config import continued_config
+    from rainbow_ray.setup.plan import choose_manifest, make_plan, with_config
     from rainbow_ray.utils.console import make_console, show_activity
 
     stopwatch, console = Stopwatch(process_start_time()), make_console()
@@ -66,7 +66,7 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
         console.print(f"{run_dir.path} is already finished.")
         return EXIT_SUCCESS
     if options.resume and run_dir is not None:
-        plan = dataclasses.replace(plan, config=continued_config(run_dir, plan.config))
+        plan = with_config(plan, continued_config(run_dir.path, plan.config))
         console.print(f"Continuing {run_dir.path}")
     stopwatch.mark("imports and checks")
     advice = resume_advice(run_dir) if run_dir is not None else ""

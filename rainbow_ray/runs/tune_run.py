@@ -46,9 +46,10 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
     prepare_environment()
 
     # After `prepare_environment`, which Ray and transformers read when they are imported.
-    from rainbow_ray.runs.run_dir import closing, continued_config, resume_advice
+    from rainbow_ray.runs.run_dir import closing, resume_advice
+    from rainbow_ray.runs.saved_config import continued_config
     from rainbow_ray.runs.sweep_plan import changed_rules, plan_sweep
-    from rainbow_ray.setup.plan import choose_manifest
+    from rainbow_ray.setup.plan import choose_manifest, with_config
     from rainbow_ray.utils.console import make_console
 
     stopwatch, console = Stopwatch(process_start_time()), make_console()
@@ -59,8 +60,7 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
     if run_dir is not None and _report_finished(run_dir, sweep.config, console):
         return EXIT_SUCCESS
     if options.resume and run_dir is not None:
-        plan = dataclasses.replace(sweep.plan, config=continued_config(run_dir, sweep.config))
-        sweep = dataclasses.replace(sweep, plan=plan)
+        sweep = dataclasses.replace(sweep, plan=with_config(sweep.plan, continued_config(run_dir.path, sweep.config)))
         console.print(f"Continuing {run_dir.path}")
         for note in changed_rules(run_dir, sweep.config):
             console.print(f"Note: {note}")

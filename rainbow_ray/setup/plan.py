@@ -17,7 +17,8 @@ from rainbow_ray.data.columns import Columns, find_columns
 from rainbow_ray.data.manifest import DEMO, Manifest, open_manifest
 from rainbow_ray.data.sampling import conflicting_imbalance_settings
 from rainbow_ray.data.splits import read_split_file
-from rainbow_ray.modalities.selection import column_requests, reads_text, windowed
+from rainbow_ray.modalities.media import MediaReader
+from rainbow_ray.modalities.selection import column_requests, described_modalities, reads_text, windowed
 from rainbow_ray.modalities.spec import InputSpec
 from rainbow_ray.setup.inputs import modalities_of, resolve_descriptors, resolve_encoders, resolve_inputs
 from rainbow_ray.setup.segment_table import SegmentTable, find_segments
@@ -71,6 +72,26 @@ class RunPlan:
     known_split: dict[str, Any] | None
     warnings: list[str]
     segments: SegmentTable | None = None
+
+
+def with_config(plan: RunPlan, config: Config) -> RunPlan:
+    """Return a plan with the config of the run that goes on, which may read no descriptors.
+
+    Args:
+        plan: Plan of this start.
+        config: The config of the run.
+
+    Returns:
+        A copy.
+    """
+    spec = plan.input_spec
+    described = described_modalities(spec.media, config.model)
+    reader = spec.media_reader
+    if isinstance(reader, MediaReader):
+        reader = dataclasses.replace(reader, described=described)
+    return dataclasses.replace(
+        plan, config=config, input_spec=dataclasses.replace(spec, described=described, media_reader=reader)
+    )
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ FIXED_KEYS = ("phase", "modalities", "logging.", "reproducibility.", "tune.", "t
 # keys under these that a space may vary: the same songs are read again with other inputs
 PREPARED = ("data.text_columns", "model.text_encoder.model_name", "model.text_encoder.max_length",
             "data.window_seconds", "data.window_position", "data.windows_per_stem",
-            "model.audio_encoder.model_name")  # fmt: skip
+            "model.audio_encoder.model_name", "model.audio_encoder.descriptors",
+            "model.midi_encoder.descriptors")  # fmt: skip
 NOT_TRAINED = ("training.workers", "training.device", "training.checkpoint_seconds",
                "training.save_every_n_epochs", "training.combine")  # fmt: skip
 

@@ -48,7 +48,7 @@ class Sweep:
 
 
 def input_key(config: Config) -> str:
-    """Return a key of the settings that decide which token ids and audio windows are read.
+    """Return a key of the settings that decide which token ids, windows and descriptors are read.
 
     Args:
         config: Config of a trial.
@@ -56,6 +56,9 @@ def input_key(config: Config) -> str:
     Returns:
         A text that is equal for two configs exactly if they read the same inputs.
     """
-    encoder, data = config.model.text_encoder, config.data
-    windows = (data.window_seconds, data.window_position, data.windows_per_stem, config.model.audio_encoder.model_name)
-    return repr((data.text_columns, encoder.model_name, encoder.max_length, *windows))
+    data, model = config.data, config.model
+    windows = (data.window_seconds, data.window_position, data.windows_per_stem, model.audio_encoder.model_name)
+    descriptors = (model.audio_encoder.descriptors, model.midi_encoder.descriptors)
+    return repr(
+        (data.text_columns, model.text_encoder.model_name, model.text_encoder.max_length, *windows, *descriptors)
+    )

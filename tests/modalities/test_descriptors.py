@@ -22,6 +22,8 @@ from rainbow_ray.modalities.rows import make_collates
 from rainbow_ray.modalities.spec import InputSpec, get_modality
 from rainbow_ray.modalities.windows import Windows
 from rainbow_ray.setup.inputs import resolve_descriptors
+from rainbow_ray.setup.plan import with_config
+from rainbow_ray.tuning.sweep import input_key
 from rainbow_ray.utils.errors import InputError
 from tests.helpers import finish_run, plan_of
 from tests.modalities.midi.test_midi import song
@@ -111,3 +113,16 @@ def test_descriptors_are_baselines_and_members_of_the_stack_and_predicted_from_a
     without = model.predict(songs.assign(midi_file=None), allow_missing=True)
     assert not np.allclose(first[scores], without[scores], atol=1e-3)
     assert without[scores].notna().all(axis=None)
+
+
+def test_a_plan_that_goes_on_without_descriptors_reads_none(stems_file):
+    plan = plan_of(stems_file, **STEMS)
+    values = dict.fromkeys(("model.audio_encoder.descriptors", "model.midi_encoder.descriptors"))
+    continued = with_config(plan, plan.config.with_values(values))
+    assert continued.input_spec.described == continued.input_spec.media_reader.described == ()
+    assert plan.input_spec.described == plan.input_spec.media_reader.described == ("audio", "midi")
+
+
+def test_trials_with_and_without_descriptors_do_not_share_their_inputs(stems_file):
+    config = plan_of(stems_file, **STEMS).config
+    assert input_key(config.with_values({"model.midi_encoder.descriptors": False})) != input_key(config)

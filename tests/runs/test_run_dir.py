@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from rainbow_ray.config.schema import Config
-from rainbow_ray.runs.run_dir import FORMER_FILES, RunDir, closing, continued_config, open_run
+from rainbow_ray.runs.run_dir import FORMER_FILES, RunDir, closing, open_run
+from rainbow_ray.runs.saved_config import continued_config
 from rainbow_ray.utils.errors import InputError
 
 
@@ -97,7 +98,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_steps_of_the_same_size(config)
     for tokens in (None, 0):
         resumed = config.with_values({"training.step_tokens": tokens})
         release(open_run(resumed, "a", resume=True))
-        assert continued_config(run_dir, resumed).training.step_tokens == 0
+        assert continued_config(run_dir.path, resumed).training.step_tokens == 0
     with pytest.raises(InputError, match=r"training\.step_tokens was 0, now 500"):
         open_run(config.with_values({"training.step_tokens": 500}), "a", resume=True)
 
@@ -107,7 +108,7 @@ def test_a_run_goes_on_with_steps_as_it_began(config):
     for name in ("data.json", "split.json"):
         run_dir.file(name).touch()
     release(run_dir)
-    assert continued_config(run_dir, config).training.step_tokens is None
+    assert continued_config(run_dir.path, config).training.step_tokens is None
     with pytest.raises(InputError, match=r"training\.step_tokens was null, now 0"):
         open_run(config.with_values({"training.step_tokens": 0}), "a", resume=True)
 
@@ -126,3 +127,19 @@ def test_invalid_input_removes_only_a_run_without_results(tmp_path):
         with pytest.raises(InputError), closing(run_dir):
             raise InputError("wrong")
         assert run_dir.path.exists() is is_kept
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_descriptors(config):
+    current = config.with_values({"model.midi_encoder.descriptors": True, "model.audio_encoder.descriptors": True})
+    run_dir = open_run(current, "a", resume=False)
+    for name in ("data.json", "split.json"):
+        run_dir.file(name).touch()
+    assert continued_config(run_dir.path, current).model.midi_encoder.descriptors is True
+    document = yaml.safe_load(run_dir.file("config.yaml").read_text(encoding="utf-8"))
+    for section in ("midi_encoder", "audio_encoder"):
+        del document["model"][section]["descriptors"]
+    run_dir.file("config.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    release(run_dir)
+    release(open_run(current, "a", resume=True))
+    continued = continued_config(run_dir.path, current).model
+    assert (continued.midi_encoder.descriptors, continued.audio_encoder.descriptors) == (None, None)
