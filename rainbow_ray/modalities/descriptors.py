@@ -6,6 +6,7 @@ read, and stored beside them.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,7 +103,7 @@ def store_descriptors(store: ArrayCache, spec: DescribedWindows, window: str, se
     """
     kind, key = descriptors_key(spec.name), _key(spec, window)
     if not store.has(kind, key) and (array := store.get(spec.name, window, hold=False)) is not None:
-        store.put(kind, key, spec.describe(array, seconds))
+        _put(store, kind, key, spec.describe(array, seconds))
 
 
 def find_descriptors(store: ArrayCache, spec: DescribedWindows, window: str, seconds: float) -> np.ndarray | None:
@@ -122,8 +123,14 @@ def find_descriptors(store: ArrayCache, spec: DescribedWindows, window: str, sec
         array = store.get(spec.name, window, hold=False)
         values = None if array is None else spec.describe(array, seconds)
         if values is not None:
-            store.put(descriptors_key(spec.name), _key(spec, window), values)
+            _put(store, descriptors_key(spec.name), _key(spec, window), values)
     return values
+
+
+def _put(store: ArrayCache, kind: str, key: str, values: np.ndarray) -> None:
+    """Store descriptors where that is possible: a cache that was copied here may be read-only."""
+    with contextlib.suppress(OSError):
+        store.put(kind, key, values)
 
 
 def _key(spec: DescribedWindows, window: str) -> str:

@@ -106,8 +106,8 @@ class RainbowModel(nn.Module):
         widths = {name: get_modality(name).descriptor_width(config) for name in self.modalities}
         self.descriptor_widths = {descriptors_key(name): width for name, width in widths.items() if width}
         for name in self.modalities:
-            if config.fusion.pooled_statistics or not self.is_fused:
-                self.feature_widths |= self.encoder_widths(name)
+            hidden = {name} if self.is_fused and not config.fusion.pooled_statistics else set()
+            self.feature_widths |= {k: w for k, w in self.encoder_widths(name).items() if k not in hidden}
             self.feature_widths |= get_modality(name).extra_widths(self.modules_of(name))
         self.width = sum(self.feature_widths.values())
         if self.is_fused:
@@ -212,7 +212,7 @@ class RainbowModel(nn.Module):
         """
         statistics = []
         for name in self.modalities:
-            features = outputs[name].features(name) if name in self.feature_widths else {}
+            features = {k: values for k, values in outputs[name].features(name).items() if k in self.feature_widths}
             features |= get_modality(name).extra_features(self.modules_of(name), batch.units[name])
             statistics += [torch.where(present[name][:, None], values, torch.nan) for values in features.values()]
         if not statistics:
@@ -353,7 +353,7 @@ class RainbowModel(nn.Module):
         """Return the encoder of a modality.
 
         Args:
-            modality: Name of the modality.
+            modality: Its name.
 
         Returns:
             The module of that name.

@@ -21,6 +21,7 @@ from rainbow_ray.modalities.midi.descriptors import MIDI_WIDTH, describe_notes
 from rainbow_ray.modalities.rows import make_collates
 from rainbow_ray.modalities.spec import InputSpec, get_modality
 from rainbow_ray.modalities.windows import Windows
+from rainbow_ray.model.build import build_model
 from rainbow_ray.setup.inputs import resolve_descriptors
 from rainbow_ray.setup.plan import with_config
 from rainbow_ray.tuning.sweep import input_key
@@ -126,3 +127,29 @@ def test_a_plan_that_goes_on_without_descriptors_reads_none(stems_file):
 def test_trials_with_and_without_descriptors_do_not_share_their_inputs(stems_file):
     config = plan_of(stems_file, **STEMS).config
     assert input_key(config.with_values({"model.midi_encoder.descriptors": False})) != input_key(config)
+
+
+def test_descriptors_of_another_version_are_computed_again(tmp_path, monkeypatch):
+    reader = midi_reader(tmp_path)
+    (key,) = reader(pa.table({"raw_midi": ["a.mid"]}))["midi"].to_pylist()[0]
+    spec = get_modality("midi")
+    monkeypatch.setattr(spec, "descriptor_version", "another")
+    monkeypatch.setattr(spec, "describe", lambda window, seconds: np.full(3, seconds, np.float32))
+    assert find_descriptors(reader.store, spec, key, 2.0).tolist() == [2.0] * 3
+
+
+def test_a_cache_that_cannot_be_written_is_read(tmp_path):
+    reader = midi_reader(tmp_path, described=())
+    (key,) = reader(pa.table({"raw_midi": ["a.mid"]}))["midi"].to_pylist()[0]
+    (tmp_path / "store" / descriptors_key("midi")).write_text("a file where the folder would be")
+    described = midi_reader(tmp_path)
+    assert described(pa.table({"raw_midi": ["a.mid"]}))["midi"].to_pylist() == [[key]]
+    expected = describe_notes(reader.store.get("midi", key))
+    assert find_descriptors(described.store, get_modality("midi"), key, 2.0) == pytest.approx(expected)
+
+
+def test_the_classifier_reads_descriptors_without_pooled_statistics(stems_file):
+    plan = plan_of(stems_file, **STEMS, model__fusion__pooled_statistics=False)
+    model = build_model(plan.config, plan.input_spec, plan.task)
+    assert {"audio_descriptors", "midi_descriptors"} <= set(model.feature_widths)
+    assert not {"audio", "midi"} & set(model.feature_widths)

@@ -317,3 +317,13 @@ def test_all_windows_that_sound_are_read_and_of_a_long_file_a_bounded_number(tmp
     assert [len(keys) for keys in rows["audio"].to_pylist()] == [3, MAX_WINDOWS]  # silent windows are left out
     (note,) = describe_media_notes(rows, "audio")
     assert "1 audio file is used, but: longer than 64 seconds: 64 windows at equal distances are read of it" in note
+
+
+def test_windows_of_another_sample_rate_have_their_own_index_entry(tmp_path):
+    (tmp_path / "a.wav").write_bytes(saved(tone(2.0)))
+    lengths = []
+    for rate in (RATE, 48_000, RATE):
+        reader = MediaReader(("audio",), tmp_path, Windows(1.0, sample_rate=rate), tmp_path / "store")
+        rows = reader(rows_of(["a.wav"]).drop_columns("raw_midi"))
+        lengths.append(rows["audio_lengths"].to_pylist()[0])
+    assert lengths == [[RATE], [48_000], [RATE]]

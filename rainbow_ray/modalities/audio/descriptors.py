@@ -62,8 +62,9 @@ def describe_sound(window: np.ndarray, rate: int = RATE) -> np.ndarray:
         import soxr
 
         wave = soxr.resample(wave, rate, RATE)
+    wave = np.pad(wave, (0, max(0, FFT - len(wave))))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of windows shorter than a frame, whose descriptors are those of padding
+        warnings.simplefilter("ignore")  # of windows with few frames
         descriptors = np.concatenate([_describe_onsets(wave), _describe_spectra(wave)])
     return np.asarray(np.nan_to_num(descriptors, posinf=0.0, neginf=0.0), dtype=np.float32)
 

@@ -107,6 +107,8 @@ class SpectrogramEncoder(nn.Module):
         _turn_off_randomness(body)
         layers = layers_of(body)
         depths = resolve_depths(config, len(layers)) if len(layers) else None
+        if (depths is not None and not depths.is_whole) or config.layer == "mix":
+            _remove_adapter(body)
         self.depth = depths.read if depths else 0
         self.mixed = depths is not None and depths.is_mixed
         n_frozen = depths.frozen if depths else 0
@@ -122,7 +124,9 @@ class SpectrogramEncoder(nn.Module):
             self.mix_scale = nn.Parameter(torch.ones(()))
         self.body = body
         self.frozen_layers = list(layers[:n_frozen])
-        freeze_parameters(body, list(layers), n_frozen, freeze_input=freezes_input)
+        freeze_parameters(
+            body, list(layers), n_frozen, freeze_input=freezes_input, frozen_modules=_modules_of_longer_windows(body)
+        )
 
     def extract(self, waves: torch.Tensor) -> torch.Tensor:
         """Return what the feature extractor makes of windows.
@@ -135,7 +139,8 @@ class SpectrogramEncoder(nn.Module):
         """
         arrays = list(waves.float().cpu().numpy())
         name = self.extractor.model_input_names[0]
-        outputs = self.extractor(arrays, sampling_rate=self.sample_rate, return_tensors="pt")
+        with torch.autocast("cpu", enabled=False):  # Whisper's extractor multiplies matrices by PyTorch
+            outputs = self.extractor(arrays, sampling_rate=self.sample_rate, return_tensors="pt")
         features: torch.Tensor = outputs[name]
         if self.family == W2V_BERT:
             features = features[:, : int(outputs["attention_mask"][0].sum())]
@@ -225,7 +230,8 @@ class SpectrogramEncoder(nn.Module):
         """Return hidden states over time, `(units, frames, width)`; with a learned mix, of all layers."""
         inputs: dict[str, Any] = {self.extractor.model_input_names[0]: features}
         if self.family == CLAP_AUDIO:  # no window is longer than what it reads
-            inputs["is_longer"] = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
+            # len() would fix the batch size of an exported graph
+            inputs["is_longer"] = features.new_zeros(features.shape[0], 1, dtype=torch.bool)
         outputs = self.body(**inputs, output_hidden_states=self.mixed)
         if not self.mixed:
             return self._over_time(outputs.last_hidden_state)
@@ -240,7 +246,7 @@ class SpectrogramEncoder(nn.Module):
             config = self.body.config
             n_times = (config.max_length - config.patch_size) // config.time_stride + 1
             patches = hidden[:, SPECIAL_TOKENS:]
-            hidden = patches.reshape(len(patches), -1, n_times, self.width).mean(1)
+            hidden = patches.reshape(patches.shape[0], -1, n_times, self.width).mean(1)
         fraction = min(1.0, self.seconds / max_seconds(self.extractor))
         return hidden[:, : max(1, math.ceil(hidden.shape[1] * fraction))] if fraction > 0 else hidden
 
@@ -259,6 +265,22 @@ def _turn_off_randomness(body: Any) -> None:
     body.config.apply_spec_augment = False
     if hasattr(body, "masked_spec_embed"):
         body.masked_spec_embed = None
+
+
+def _remove_adapter(body: Any) -> None:
+    """Remove what Wav2Vec2-BERT may have after its last layer, and what shortens its output."""
+    for name in ("adapter", "intermediate_ffn"):
+        if hasattr(body, name):
+            setattr(body, name, None)
+
+
+def _modules_of_longer_windows(body: Any) -> list[Any]:
+    """Return the modules of CLAP that read windows longer than its own, which there are none of.
+
+    They would never get a gradient, for which DDP would wait.
+    """
+    names = ("fusion_model", "mel_conv2d")
+    return [module for name, module in body.named_modules() if name.rpartition(".")[2] in names]
 
 
 def layers_of(body: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import soxr
 
 from rainbow_ray.modalities.audio import descriptors
 from rainbow_ray.modalities.audio.descriptors import AUDIO_WIDTH, TEMPOGRAM_FACTORS, describe_sound
@@ -39,7 +40,7 @@ def test_a_tone_has_its_pitch_class(hertz, name):
     assert chroma.sum() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("seconds", [0.2, 1.0, 10.0, 30.0])
+@pytest.mark.parametrize("seconds", [0.001, 0.2, 1.0, 10.0, 30.0])
 @pytest.mark.parametrize("kind", ["silence", "noise", "constant", "impulse"])
 def test_any_sound_gives_finite_values(seconds, kind):
     n = round(seconds * RATE)
@@ -57,3 +58,13 @@ def test_any_sound_gives_finite_values(seconds, kind):
 def test_samples_of_any_type_give_the_same_values():
     wave = clicks(2.0)
     assert describe_sound(wave) == pytest.approx(describe_sound(wave.astype(np.float32) / 32768), rel=1e-4, abs=1e-4)
+
+
+def test_the_sample_rate_of_a_window_does_not_change_its_descriptors():
+    beats = np.sin(2 * np.pi * np.arange(0, 6, 1 / 48000) * 330) * (np.arange(0, 6, 1 / 48000) % 0.5 < 0.1)
+    high = (9000 * beats).astype(np.int16)
+    low = (9000 * soxr.resample(beats, 48000, RATE)).astype(np.int16)
+    at_high, at_low = describe_sound(high, 48000), describe_sound(low)
+    positions = [DENSITY, TEMPO, *range(CHROMA, CHROMA + 12)]
+    assert at_high[positions] == pytest.approx(at_low[positions], abs=0.1)
+    assert describe_sound(high, RATE)[TEMPO] != pytest.approx(at_high[TEMPO], abs=0.1)

@@ -11,7 +11,9 @@ import torch
 import transformers
 
 import rainbow_ray
+from rainbow_ray.bundle.bundle import load_bundle
 from rainbow_ray.config.schema import AudioEncoderConfig
+from rainbow_ray.exporters.onnx import export_onnx
 from rainbow_ray.modalities.audio import encoder as audio_encoder
 from rainbow_ray.modalities.audio.encoder import (
     check_audio_encoder,
@@ -19,9 +21,10 @@ from rainbow_ray.modalities.audio.encoder import (
     load_extractor,
     load_pretrained_encoder,
     make_audio_encoder,
+    pretrained_encoder,
     sample_rate_of,
 )
-from rainbow_ray.modalities.audio.spectrogram_encoder import audio_part
+from rainbow_ray.modalities.audio.spectrogram_encoder import audio_part, layers_of
 from rainbow_ray.nn.pooling import average_pool_time
 from rainbow_ray.utils.errors import InputError
 from tests.helpers import finish_run, plan_of
@@ -85,6 +88,8 @@ def test_states_are_those_of_transformers(folders, family, depth):
 @pytest.mark.parametrize("family", ["ast", "w2v-bert", "whisper"])
 def test_trained_layers_give_the_same_states_and_gradients_of_these_layers_alone(folders, family):
     waves = waves_of(family)
+    partly = make(folders[family], layer=2, freeze_layers=1).train()
+    assert [layer.training for layer in layers_of(partly.body)] == [False, True]
     frozen, trained = make(folders[family], layer=2).eval(), make(folders[family], layer=2, freeze_layers=1).eval()
     torch.testing.assert_close(
         trained(trained.frozen_features(waves)), frozen(frozen.frozen_features(waves)), rtol=1e-5, atol=1e-5
@@ -156,3 +161,49 @@ def test_a_model_is_trained_and_predicted_from_a_moved_bundle(folders, family, s
         pd.testing.assert_frame_equal(model.predict(songs), expected)
     finally:
         hidden.rename(folders[family])
+
+
+def model_of(config, extractor, **keys):
+    body = audio_part(transformers.AutoModel.from_config(config))
+    return make_audio_encoder(
+        pretrained_encoder(body, extractor), AudioEncoderConfig(num_tokens=TOKENS, **keys), SECONDS
+    )
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_extraction_is_in_fp32_under_autocast(folders, family):
+    encoder, waves = make(folders[family]), waves_of(family)
+    with torch.autocast("cpu", torch.bfloat16):
+        extracted = encoder.extract(waves)
+    torch.testing.assert_close(extracted, encoder.extract(waves), rtol=0, atol=0)
+
+
+def test_modules_of_a_fused_clap_that_no_window_reaches_are_frozen():
+    config, _ = MAKERS["clap"]()
+    config.audio_config.enable_fusion = True
+    encoder = model_of(config, transformers.ClapFeatureExtractor(truncation="fusion"), freeze_layers=0).train()
+    features = encoder.frozen_features(waves_of("clap"))
+    assert torch.equal(features, encoder.frozen_features(waves_of("clap"))), "the extractor draws random numbers"
+    encoder(features).sum().backward()
+    assert not [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize("layer", [2, "mix", "last"])
+def test_an_adapter_after_the_last_layer_is_read_with_the_whole_model_alone(layer):
+    config, extractor = MAKERS["w2v-bert"]()
+    config.add_adapter = True
+    encoder = model_of(config, extractor, layer=layer).eval()
+    assert encoder(encoder.frozen_features(waves_of("w2v-bert"))).shape == (2, TOKENS, encoder.width)
+    assert (encoder.body.adapter is None) == (layer != "last")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", MAKERS)
+def test_a_bundle_is_exported(folders, family, stems_file, tmp_path):
+    plan = plan_of(
+        stems_file, phase=3, modalities=["audio", "midi"], model__audio_encoder__model_name=str(folders[family]),
+        data__window_seconds=1.0, training__min_steps=0, training__epochs=1, data__folds=2,
+        data__media_cache=str(tmp_path / "cache"),
+    )  # fmt: skip
+    exported = export_onnx(load_bundle(finish_run(plan, tmp_path / "run")), tmp_path / "onnx", "source")
+    assert exported.parity < 1e-4
