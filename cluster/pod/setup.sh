@@ -64,7 +64,9 @@ fi
 import sys, tomllib
 with open(sys.argv[1], "rb") as file:
     project = tomllib.load(file)["project"]
-print("torch", *project["dependencies"], *project["optional-dependencies"]["train"], sep="\n")
+extras = project["optional-dependencies"]
+# with librosa, so that a run reads on a pod what it reads on a laptop
+print("torch", *project["dependencies"], *extras["train"], *extras["descriptors"], sep="\n")
 PY
 "$ENV/bin/python" -m pip install --quiet --disable-pip-version-check \
   -c "$CODE/requirements.lock" -r "$ENV/requirements.txt"
