@@ -224,6 +224,10 @@ class SpectrogramEncoder(nn.Module):
             self.body.eval()
         for layer in self.frozen_layers:
             layer.eval()
+        for module in self.body.modules():
+            # CLAP's keeps its pretrained statistics: other fits share the tensors, and checkpoints lack them
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
         return self
 
     def _states(self, features: torch.Tensor) -> torch.Tensor:

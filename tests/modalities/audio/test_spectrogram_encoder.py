@@ -207,3 +207,11 @@ def test_a_bundle_is_exported(folders, family, stems_file, tmp_path):
     )  # fmt: skip
     exported = export_onnx(load_bundle(finish_run(plan, tmp_path / "run")), tmp_path / "onnx", "source")
     assert exported.parity < 1e-4
+
+
+def test_training_the_tower_of_clap_leaves_the_statistics_that_fits_share(folders):
+    trained = make(folders["clap"], freeze_layers=0).train()
+    before = {name: buffer.clone() for name, buffer in trained.body.named_buffers()}
+    trained(trained.frozen_features(waves_of("clap")))
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in trained.body.named_buffers())
