@@ -81,7 +81,7 @@ def onnx_use(modalities: Sequence[str], max_tokens: int, inputs: Sequence[str], 
         return (
             f"This folder contains an ONNX graph that reads {', '.join(modalities)}, one window per example. Run it"
             " with onnxruntime; `rainbow_ray.load` and `predict` take the run that it was exported from."
-            f" {graph}{tokenizer}"
+            f" {graph}{tokenizer}{_media_inputs(inputs)}"
         )
     example = 'import rainbow_ray\n\nmodel = rainbow_ray.load("this/folder")\nmodel.predict(["a text"])'
     return (
@@ -91,6 +91,16 @@ def onnx_use(modalities: Sequence[str], max_tokens: int, inputs: Sequence[str], 
         ' -m rainbow_ray.predict --model this/folder --text "…"`. To predict tables, use the run that it was exported'
         f" from. {graph}{tokenizer}"
     )
+
+
+def _media_inputs(inputs: Sequence[str]) -> str:
+    """Return where the inputs of audio and MIDI come from."""
+    sources = {
+        "audio": "the mono window at the encoder's sample rate, or what the encoder's feature extractor returns",
+        "audio_descriptors": "`rainbow_ray.modalities.audio.descriptors.describe_sound` of the window",
+        "midi_descriptors": "`rainbow_ray.modalities.midi.descriptors.describe_notes` of the window",
+    }
+    return "".join(f" `{name}` is {source}." for name, source in sources.items() if name in inputs)
 
 
 def hub_use(max_tokens: int, notes: Sequence[str]) -> str:

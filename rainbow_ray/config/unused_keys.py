@@ -194,6 +194,11 @@ SEGMENT_TABLE = (  # its reasons are more specific than those of songs
     UnusedKeys(
         section_keys("data", "window_position", "windows_per_stem"), _is_sequence, "the window is that of the segment"
     ),
+    UnusedKeys(
+        ("data.window_position",),
+        lambda config, _: config.data.windows_per_stem == "all",
+        "all windows of a stem are read",
+    ),
     UnusedKeys(("calibration.",), _is_sequence, "segments are decoded: see segments.decoding"),
     UnusedKeys(
         ("model.temporal.", "segments.no_context_baseline"),

@@ -11,7 +11,8 @@ Inputs of the graph, for a batch of b examples:
     words              `(b, words)`, int64: hashed words, of models with a bag of words
     times              `(b, 4)`, float32: start and end in seconds and as fractions of the song, of models of segments,
                        where a batch is a song
-    audio              `(b, samples)`, float32, at 16 kHz, one window per example
+    audio              `(b, samples)`, float32, one window per example at the encoder's sample rate; of an encoder
+                       with a feature extractor, what that returns, `(b, …)`
     midi, midi_mask    `(b, notes, fields)`, float32, and `(b, notes)`, bool, one window per example
     audio_descriptors, midi_descriptors   `(b, descriptors)`, float32, of each window, of models that read them
     has_<modality>     `(b,)`, bool: whether an example has the modality, of models that read several

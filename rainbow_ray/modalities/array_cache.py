@@ -93,6 +93,16 @@ class ArrayCache:
 
         atomic_write(self._path(kind, key), save, sync=False)
 
+    def hold(self, kind: str, key: str, array: np.ndarray) -> None:
+        """Keep an array in the memory of this process, as long as there is room, without storing it.
+
+        Args:
+            kind: Kind of array.
+            key: Key of the array.
+            array: The array; it is not copied.
+        """
+        _keep_in_memory(f"{kind}/{key}", array)
+
     def put_content(self, kind: str, array: np.ndarray) -> str:
         """Store an array under a hash of its content.
 

@@ -6,7 +6,6 @@ read, and stored beside them.
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,12 +51,12 @@ class DescribedWindows:
         """
         return 0
 
-    def describe(self, window: np.ndarray, seconds: float) -> np.ndarray:
+    def describe(self, window: np.ndarray, sample_rate: int) -> np.ndarray:
         """Return the descriptors of a window.
 
         Args:
             window: What `Recording.read` returned.
-            seconds: Its length.
+            sample_rate: Its sample rate in Hz, where it is samples.
 
         Returns:
             `(descriptors,)` float32, all finite.
@@ -92,45 +91,46 @@ def described_modality(key: str) -> str | None:
     return key.removesuffix(SUFFIX) if key.endswith(SUFFIX) else None
 
 
-def store_descriptors(store: ArrayCache, spec: DescribedWindows, window: str, seconds: float) -> None:
+def store_descriptors(store: ArrayCache, spec: DescribedWindows, window: str, sample_rate: int) -> None:
     """Compute and store the descriptors of a stored window, unless they are stored.
 
     Args:
         store: Cache of windows.
         spec: The modality.
         window: Key of the window; nothing is done where the cache has lost it.
-        seconds: Length of the window.
+        sample_rate: Sample rate of windows in Hz, where they are samples.
     """
-    kind, key = descriptors_key(spec.name), _key(spec, window)
-    if not store.has(kind, key) and (array := store.get(spec.name, window, hold=False)) is not None:
-        _put(store, kind, key, spec.describe(array, seconds))
+    if not store.has(descriptors_key(spec.name), _key(spec, window)):
+        _describe(store, spec, window, sample_rate)
 
 
-def find_descriptors(store: ArrayCache, spec: DescribedWindows, window: str, seconds: float) -> np.ndarray | None:
+def find_descriptors(store: ArrayCache, spec: DescribedWindows, window: str, sample_rate: int) -> np.ndarray | None:
     """Return the descriptors of a stored window; they are computed where they are not stored.
 
     Args:
         store: Cache of windows.
         spec: The modality.
         window: Key of the window.
-        seconds: Length of the window.
+        sample_rate: Sample rate of windows in Hz, where they are samples.
 
     Returns:
         `(descriptors,)` float32; None where neither they nor the window are stored.
     """
     values = store.get(descriptors_key(spec.name), _key(spec, window))
-    if values is None:
-        array = store.get(spec.name, window, hold=False)
-        values = None if array is None else spec.describe(array, seconds)
-        if values is not None:
-            _put(store, descriptors_key(spec.name), _key(spec, window), values)
-    return values
+    return values if values is not None else _describe(store, spec, window, sample_rate)
 
 
-def _put(store: ArrayCache, kind: str, key: str, values: np.ndarray) -> None:
-    """Store descriptors where that is possible: a cache that was copied here may be read-only."""
-    with contextlib.suppress(OSError):
+def _describe(store: ArrayCache, spec: DescribedWindows, window: str, sample_rate: int) -> np.ndarray | None:
+    """Compute and store descriptors; a cache that was copied here may be read-only, and then holds them in memory."""
+    array = store.get(spec.name, window, hold=False)
+    if array is None:
+        return None
+    values, kind, key = spec.describe(array, sample_rate), descriptors_key(spec.name), _key(spec, window)
+    try:
         store.put(kind, key, values)
+    except OSError:
+        store.hold(kind, key, values)
+    return values
 
 
 def _key(spec: DescribedWindows, window: str) -> str:

@@ -108,7 +108,7 @@ class MediaReader:
         """Store the descriptors of a stem's windows, which else would be computed where they are first needed."""
         for name in self.described:
             for window in entry.get(name, {}).get("windows", []):
-                store_descriptors(self.store, get_modality(name), window, self.windows.seconds)
+                store_descriptors(self.store, get_modality(name), window, self.windows.sample_rate)
 
     def _sources(self, rows: pa.Table, modality: str) -> list[MediaSource | str | None]:
         """Return the source of each row; a message if it cannot be used, None for an empty cell."""
@@ -173,6 +173,7 @@ class MediaReader:
         stem = next(iter(sources.values())).name
         starts: list[float] = []  # of the first modality that is not silent
         for name, recording in recordings.items():
+            note = getattr(recording, "note", None)
             try:
                 if span is not None and sources[name].path is not None:  # bytes hold only the segment itself
                     windows = _segment_window(recording, span, self.windows.seconds)
@@ -182,12 +183,12 @@ class MediaReader:
                     own_starts = self._starts(recording, stem)
                     windows = _sounding_windows(recording, own_starts, self.windows.seconds)
                     starts = own_starts
+                    note = note or self._note_on_gaps(recording)
             except MediaError as error:
                 entry[name]["trouble"] = _message(error, sources[name].display_name)
                 continue
             entry[name]["windows"] = [self.store.put_content(name, window) for window in windows]
             entry[name]["lengths"] = [len(window) for window in windows]
-            note = getattr(recording, "note", None) or self._note_on_gaps(recording)
             entry[name]["note"] = note and f"{note}\n{sources[name].display_name}\n"
         return entry
 

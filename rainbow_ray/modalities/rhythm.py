@@ -38,7 +38,7 @@ def describe_rhythm(onsets: np.ndarray) -> np.ndarray:
     Returns:
         `(RHYTHM_WIDTH,)`; zeros for fewer than three onsets.
     """
-    onsets = onsets[np.concatenate([[True], np.diff(onsets) > MIN_INTERVAL])] if len(onsets) else onsets
+    onsets = onsets[chord_starts(onsets)]
     if len(onsets) < 3:
         return np.zeros(RHYTHM_WIDTH)
     intervals = np.diff(onsets)
@@ -57,6 +57,24 @@ def describe_rhythm(onsets: np.ndarray) -> np.ndarray:
             [error, np.log2(tatum)],
         ]
     )
+
+
+def chord_starts(onsets: np.ndarray) -> np.ndarray:
+    """Return the first onset of each chord: of those within `MIN_INTERVAL` of it.
+
+    Args:
+        onsets: Times in seconds, `(onsets,)`, ascending.
+
+    Returns:
+        Indices, int64, `(chords,)`.
+    """
+    starts: list[int] = []
+    first = -np.inf
+    for index, onset in enumerate(onsets.tolist()):
+        if onset - first > MIN_INTERVAL:
+            starts.append(index)
+            first = onset
+    return np.array(starts, dtype=np.int64)
 
 
 def find_tatum(intervals: np.ndarray) -> tuple[float, float]:

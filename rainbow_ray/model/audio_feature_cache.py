@@ -17,6 +17,7 @@ from rainbow_ray.modalities.array_cache import ArrayCache
 from rainbow_ray.modalities.audio.encoder import stack_waves
 from rainbow_ray.modalities.descriptors import described_modality, find_descriptors
 from rainbow_ray.modalities.spec import InputSpec, get_modality
+from rainbow_ray.modalities.windows import WINDOW_RATE
 from rainbow_ray.model.device import Precision, is_out_of_memory
 from rainbow_ray.model.model import RainbowModel
 from rainbow_ray.utils.errors import TrainingError
@@ -44,7 +45,10 @@ class AudioFeatureCache:
     def __init__(self, model: RainbowModel, input_spec: InputSpec, device: torch.device, precision: Precision) -> None:
         self.model, self.device, self.precision = model, device, precision
         self.store = input_spec.media_reader.store if input_spec.media_reader is not None else ArrayCache(None)
-        self.seconds, self.window_seconds = 0.0, input_spec.seconds
+        self.seconds = 0.0
+        self.sample_rate = (
+            WINDOW_RATE if input_spec.media_reader is None else input_spec.media_reader.windows.sample_rate
+        )
         self.identities: dict[str, str] = {}  # of the frozen features of each modality that has some
         for name in model.modalities:
             encoder = model.encoder_of(name)
@@ -110,7 +114,7 @@ class AudioFeatureCache:
             TrainingError: The cache has lost the array.
         """
         if (described := described_modality(modality)) is not None:
-            array = find_descriptors(self.store, get_modality(described), window, self.window_seconds)
+            array = find_descriptors(self.store, get_modality(described), window, self.sample_rate)
         elif modality in self.identities:
             array = self.store.get(STATES, self.key(modality, window))
         else:

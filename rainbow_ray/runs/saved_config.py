@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,28 @@ def config_differences(folder: Path, config: Config) -> list[str]:
     return _compare(saved.model_dump(exclude=HASH_EXCLUDED), config.model_dump(exclude=HASH_EXCLUDED))
 
 
-def continued_config(folder: Path, config: Config) -> Config:
+def continued_config(folder: Path, config: Config, user_keys: Collection[str] = ()) -> Config:
     """Return the config with which a run goes on.
 
     Args:
         folder: Folder of the run.
         config: Config of this start.
+        user_keys: Dotted keys that the user set.
 
     Returns:
         The config, with steps of the size that the run began with, and without descriptors where it read none.
+
+    Raises:
+        InputError: The user asks for descriptors that the run did not read.
     """
-    return _with_saved_defaults(read_config(folder), config)
+    continued = _with_saved_defaults(read_config(folder), config)
+    dropped = [key for key in DESCRIPTOR_KEYS if key in user_keys and config.at(key) and not continued.at(key)]
+    if dropped:
+        raise InputError(
+            f"{key}: {folder} was started by an earlier version, without descriptors; leave this out, or start anew"
+            for key in dropped
+        )
+    return continued
 
 
 def _with_saved_defaults(saved: Config, config: Config) -> Config:

@@ -66,7 +66,7 @@ def train_run(resolved: Resolved, options: argparse.Namespace) -> int:
         console.print(f"{run_dir.path} is already finished.")
         return EXIT_SUCCESS
     if options.resume and run_dir is not None:
-        plan = with_config(plan, continued_config(run_dir.path, plan.config))
+        plan = with_config(plan, continued_config(run_dir.path, plan.config, resolved.user_keys))
         console.print(f"Continuing {run_dir.path}")
     stopwatch.mark("imports and checks")
     advice = resume_advice(run_dir) if run_dir is not None else ""

@@ -60,7 +60,8 @@ def tune_run(resolved: Resolved, options: argparse.Namespace) -> int:
     if run_dir is not None and _report_finished(run_dir, sweep.config, console):
         return EXIT_SUCCESS
     if options.resume and run_dir is not None:
-        sweep = dataclasses.replace(sweep, plan=with_config(sweep.plan, continued_config(run_dir.path, sweep.config)))
+        config = continued_config(run_dir.path, sweep.config, resolved.user_keys)
+        sweep = dataclasses.replace(sweep, plan=with_config(sweep.plan, config))
         console.print(f"Continuing {run_dir.path}")
         for note in changed_rules(run_dir, sweep.config):
             console.print(f"Note: {note}")

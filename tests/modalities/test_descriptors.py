@@ -15,6 +15,7 @@ from rainbow_ray.data.examples import Examples
 from rainbow_ray.modalities import array_cache
 from rainbow_ray.modalities.audio import descriptors as audio_descriptors
 from rainbow_ray.modalities.audio.descriptors import AUDIO_WIDTH
+from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.modalities.descriptors import UNIT_KEY, described_modality, descriptors_key, find_descriptors
 from rainbow_ray.modalities.media import MediaReader
 from rainbow_ray.modalities.midi.descriptors import MIDI_WIDTH, describe_notes
@@ -46,15 +47,15 @@ def test_windows_are_described_when_they_are_read_and_again_where_that_was_lost(
     folder = tmp_path / "store" / descriptors_key("midi")
     assert len(list(folder.rglob("*.npy"))) == 1
     spec = get_modality("midi")
-    stored = find_descriptors(reader.store, spec, key, 2.0)
+    stored = find_descriptors(reader.store, spec, key, RATE)
     assert stored == pytest.approx(describe_notes(reader.store.get("midi", key)))
     shutil.rmtree(folder)
     monkeypatch.setattr(array_cache, "_IN_MEMORY", {})
-    assert find_descriptors(reader.store, spec, key, 2.0) == pytest.approx(stored)
+    assert find_descriptors(reader.store, spec, key, RATE) == pytest.approx(stored)
     shutil.rmtree(folder)
     reader(pa.table({"raw_midi": ["a.mid"]}))  # whose windows are in the index
     assert len(list(folder.rglob("*.npy"))) == 1
-    assert find_descriptors(reader.store, spec, "no such window", 2.0) is None
+    assert find_descriptors(reader.store, spec, "no such window", RATE) is None
 
 
 def test_a_reader_describes_only_what_the_model_reads(tmp_path):
@@ -134,8 +135,8 @@ def test_descriptors_of_another_version_are_computed_again(tmp_path, monkeypatch
     (key,) = reader(pa.table({"raw_midi": ["a.mid"]}))["midi"].to_pylist()[0]
     spec = get_modality("midi")
     monkeypatch.setattr(spec, "descriptor_version", "another")
-    monkeypatch.setattr(spec, "describe", lambda window, seconds: np.full(3, seconds, np.float32))
-    assert find_descriptors(reader.store, spec, key, 2.0).tolist() == [2.0] * 3
+    monkeypatch.setattr(spec, "describe", lambda window, sample_rate: np.full(3, sample_rate, np.float32))
+    assert find_descriptors(reader.store, spec, key, RATE).tolist() == [RATE] * 3
 
 
 def test_a_cache_that_cannot_be_written_is_read(tmp_path):
@@ -145,7 +146,7 @@ def test_a_cache_that_cannot_be_written_is_read(tmp_path):
     described = midi_reader(tmp_path)
     assert described(pa.table({"raw_midi": ["a.mid"]}))["midi"].to_pylist() == [[key]]
     expected = describe_notes(reader.store.get("midi", key))
-    assert find_descriptors(described.store, get_modality("midi"), key, 2.0) == pytest.approx(expected)
+    assert find_descriptors(described.store, get_modality("midi"), key, RATE) == pytest.approx(expected)
 
 
 def test_the_classifier_reads_descriptors_without_pooled_statistics(stems_file):

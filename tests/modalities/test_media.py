@@ -327,3 +327,13 @@ def test_windows_of_another_sample_rate_have_their_own_index_entry(tmp_path):
         rows = reader(rows_of(["a.wav"]).drop_columns("raw_midi"))
         lengths.append(rows["audio_lengths"].to_pylist()[0])
     assert lengths == [[RATE], [48_000], [RATE]]
+
+
+def test_a_segment_of_a_long_file_has_no_note_on_windows(tmp_path):
+    (tmp_path / "long.wav").write_bytes(saved(tone(70.0)))
+    reader = MediaReader(("audio",), tmp_path, Windows(1.0, views="all"), tmp_path / "store")
+    rows = rows_of(["long.wav"]).drop_columns("raw_midi")
+    rows = rows.append_column("start", pa.array([0.5])).append_column("end", pa.array([2.5]))
+    read = reader(rows)
+    assert len(read["audio"].to_pylist()[0]) == 1
+    assert describe_media_notes(read, "audio") == []

@@ -10,6 +10,7 @@ from rainbow_ray.modalities.rhythm import (
     RATIOS,
     RHYTHM_WIDTH,
     autocorrelation,
+    chord_starts,
     describe_rhythm,
     find_tatum,
     soft_histogram,
@@ -68,3 +69,8 @@ def test_histograms_and_autocorrelations_of_nothing_are_zero():
     assert autocorrelation(np.array([]), [1, 2]).tolist() == [0, 0]
     assert autocorrelation(np.ones(9), [1, 2]).tolist() == [0, 0]
     assert autocorrelation(np.tile([1.0, -1.0], 8), [1, 2]) == pytest.approx([-1, 1])
+
+
+def test_notes_are_of_one_chord_by_their_distance_to_its_first():
+    assert chord_starts(np.arange(8) * 0.025).tolist() == [0, 2, 4, 6]
+    assert chord_starts(np.array([])).tolist() == []

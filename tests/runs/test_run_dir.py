@@ -143,3 +143,6 @@ def test_a_run_of_an_earlier_version_goes_on_without_descriptors(config):
     release(open_run(current, "a", resume=True))
     continued = continued_config(run_dir.path, current).model
     assert (continued.midi_encoder.descriptors, continued.audio_encoder.descriptors) == (None, None)
+    key = "model.midi_encoder.descriptors"
+    with pytest.raises(InputError, match=rf"{key}: .*earlier version, without descriptors; leave this out"):
+        continued_config(run_dir.path, current, {key})

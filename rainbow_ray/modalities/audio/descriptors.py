@@ -17,7 +17,7 @@ import numpy as np
 from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.modalities.rhythm import RHYTHM_WIDTH, describe_rhythm
 
-VERSION = "1"  # of the definitions, which is part of the cache's keys
+VERSION = "2"  # of the definitions, which is part of the cache's keys
 LIBRARY = "librosa"
 ONSET_FFT, ONSET_HOP = 1024, 160  # a frame every 10 ms
 FFT, HOP = 2048, 512  # of everything that changes more slowly

@@ -27,14 +27,14 @@ from rainbow_ray.modalities.audio.spectrogram_encoder import (
     max_seconds,
 )
 from rainbow_ray.modalities.audio.waveform_encoder import FAMILIES, SECTION, WaveformEncoder, receptive_field
+from rainbow_ray.modalities.encoder_cache import clone_encoder
 from rainbow_ray.modalities.encoder_types import PretrainedEncoder
 from rainbow_ray.modalities.freezing import check_depths
 from rainbow_ray.modalities.media_source import RATES
 from rainbow_ray.modalities.windowed_modality import as_float
-from rainbow_ray.utils.errors import InputError
+from rainbow_ray.utils.errors import InputError, first_line
 
 EMBEDDED = "embedded"
-AUDIO_CONFIG = "audio_config"  # of models that read audio and text
 
 
 class AudioEncoder(Protocol):
@@ -251,9 +251,38 @@ def check_audio_encoder(name: str, config: AudioEncoderConfig, seconds: float) -
             return [f"data.window_seconds: {seconds:g} is less than what {name!r} needs to see"]
     elif (longest := max_seconds(load_extractor(name))) < seconds:
         return [f"data.window_seconds: {seconds:g} is more than the {longest:g} seconds that {name!r} reads"]
-    if encoder_config.model_type == CLAP:
-        return []  # it is read and frozen as a whole
-    return check_depths(config, encoder_config.num_hidden_layers, SECTION)
+    is_clap = encoder_config.model_type == CLAP
+    total = (encoder_config.audio_config if is_clap else encoder_config).num_hidden_layers
+    problems = check_depths(config, total, SECTION)
+    if is_clap and not problems and config.freeze_layers not in ("all", 0):
+        problems.append(f"{SECTION}.freeze_layers: {config.freeze_layers!r}, but CLAP's audio tower is frozen as a"
+                        " whole: all, or 0")  # fmt: skip
+    return problems or try_window(name, seconds)
+
+
+@functools.cache
+def try_window(name: str, seconds: float) -> list[str]:
+    """Read a window with a feature extractor and its model, which may not fit each other, or the window.
+
+    Args:
+        name: Local folder, or a hub name.
+        seconds: Length of the window.
+
+    Returns:
+        A message, or none; none for models that read waveforms.
+    """
+    if load_config(name).model_type in FAMILIES:
+        return []
+    body, config = clone_encoder(name, "audio"), AudioEncoderConfig(layer="last")
+    encoder = make_audio_encoder(pretrained_encoder(body, load_extractor(name)), config, seconds).eval()
+    waves = torch.zeros(1, round(seconds * encoder.sample_rate))
+    try:
+        with torch.no_grad():
+            encoder.frozen_features(waves)
+    except (RuntimeError, ValueError, IndexError) as error:
+        return [f"{SECTION}.model_name: {name!r} cannot read windows of {seconds:g} seconds (data.window_seconds), or"
+                f" its feature extractor does not fit it: {first_line(error)}"]  # fmt: skip
+    return []
 
 
 def describe_audio_encoder(name: str, config: AudioEncoderConfig, seconds: float) -> list[str]:
@@ -274,8 +303,9 @@ def describe_audio_encoder(name: str, config: AudioEncoderConfig, seconds: float
         notes.append(f"audio encoder {name!r} reads {longest:g} seconds: windows of {seconds:g} seconds"
                      " (data.window_seconds) are padded as its feature extractor does")  # fmt: skip
     if not config.freeze_feature_extractor:
-        notes.append(f"{SECTION}.freeze_feature_extractor: no effect, because {name!r} reads spectra, whose extraction"
-                     f" is not trained; {SECTION}.freeze_layers=0 trains all of it")  # fmt: skip
+        notes.append(f"{SECTION}.freeze_feature_extractor: no effect, nor have gain_db and noise_db: {name!r} reads"
+                     f" spectra, whose extraction is not trained; {SECTION}.freeze_layers=0 trains all layers"
+                     )  # fmt: skip
     default = type(config).model_fields["layer"].default
     if load_config(name).model_type == CLAP and config.layer not in (default, "last"):
         notes.append(f"{SECTION}.layer: no effect, because CLAP's audio tower is read as a whole")

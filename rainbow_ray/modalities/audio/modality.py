@@ -63,8 +63,8 @@ class AudioModality(WindowedModality):
         return descriptors.AUDIO_WIDTH if config.audio_encoder.descriptors else 0
 
     @override
-    def describe(self, window: np.ndarray, seconds: float) -> np.ndarray:
-        return descriptors.describe_sound(window, round(len(window) / seconds))
+    def describe(self, window: np.ndarray, sample_rate: int) -> np.ndarray:
+        return descriptors.describe_sound(window, sample_rate)
 
     @override
     def column(self, config: DataConfig) -> ColumnRequest:

@@ -107,10 +107,10 @@ class SpectrogramEncoder(nn.Module):
         _turn_off_randomness(body)
         layers = layers_of(body)
         depths = resolve_depths(config, len(layers)) if len(layers) else None
-        if (depths is not None and not depths.is_whole) or config.layer == "mix":
-            _remove_adapter(body)
         self.depth = depths.read if depths else 0
         self.mixed = depths is not None and depths.is_mixed
+        if depths is not None and (self.mixed or not depths.is_whole):
+            _remove_adapter(body)
         n_frozen = depths.frozen if depths else 0
         freezes_input = depths.freezes_input if depths else config.freeze_layers != 0
         self.is_frozen = freezes_input and n_frozen == self.depth
@@ -175,9 +175,13 @@ class SpectrogramEncoder(nn.Module):
         Returns:
             A key of the cache.
         """
+        import transformers
+
         stage = (self.depth, self.mixed, self.config.num_tokens) if self.is_frozen else None
+        versions = (torch.__version__, transformers.__version__)  # extractors are code of transformers
+        attention = self.body.config._attn_implementation
         extractor = self.extractor.to_json_string()
-        return hash_parts(self.weights, self.family, stage, extractor, self.seconds, torch.__version__)
+        return hash_parts(self.weights, self.family, stage, extractor, self.seconds, attention, *versions)
 
     @override
     def forward(self, values: torch.Tensor) -> torch.Tensor:

@@ -15,13 +15,14 @@ from rainbow_ray.modalities.rhythm import (
     MIN_INTERVAL,
     RHYTHM_WIDTH,
     autocorrelation,
+    chord_starts,
     describe_rhythm,
     find_tatum,
     on_grid,
     soft_histogram,
 )
 
-VERSION = "1"  # of the definitions, which is part of the cache's keys
+VERSION = "2"  # of the definitions, which is part of the cache's keys
 PITCH_CLASSES = 12
 MAX_INTERVAL = 12  # semitones; a larger one counts as an octave
 INTERVAL_LAGS = range(1, 13)  # in notes of the melody
@@ -57,7 +58,7 @@ def describe_notes(notes: np.ndarray) -> np.ndarray:
             _scalars(notes, tonal, onsets, np.diff(melody)),
         ]
     )
-    return np.asarray(np.nan_to_num(descriptors), dtype=np.float32)
+    return np.nan_to_num(descriptors.astype(np.float32), posinf=0.0, neginf=0.0)
 
 
 def highest_notes(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +70,7 @@ def highest_notes(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Onsets in seconds and pitches, `(chords,)` each.
     """
-    first = np.flatnonzero(np.concatenate([[True], np.diff(notes[:, ONSET]) > MIN_INTERVAL]))
+    first = chord_starts(notes[:, ONSET])
     return notes[first, ONSET], np.maximum.reduceat(notes[:, PITCH], first)
 
 

@@ -57,7 +57,7 @@ class MidiModality(WindowedModality):
         return descriptors.MIDI_WIDTH if config.midi_encoder.descriptors else 0
 
     @override
-    def describe(self, window: np.ndarray, seconds: float) -> np.ndarray:
+    def describe(self, window: np.ndarray, sample_rate: int = WINDOW_RATE) -> np.ndarray:
         return descriptors.describe_notes(window)
 
     @override
@@ -81,9 +81,7 @@ class MidiModality(WindowedModality):
         assert notes.shape[2] == FIELDS
         mask = torch.arange(N_NOTES)[None] < torch.randint(1, N_NOTES + 1, (batch.n_examples, 1), generator=rng)
         notes = notes.float() * mask[..., None]
-        described = [
-            self.describe(row[is_note].numpy(), batch.seconds) for row, is_note in zip(notes, mask, strict=True)
-        ]
+        described = [self.describe(row[is_note].numpy()) for row, is_note in zip(notes, mask, strict=True)]
         return {
             self.name: notes,
             self.graph_mask: mask,

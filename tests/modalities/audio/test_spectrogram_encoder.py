@@ -215,3 +215,24 @@ def test_training_the_tower_of_clap_leaves_the_statistics_that_fits_share(folder
     trained(trained.frozen_features(waves_of("clap")))
     assert any("running_mean" in name for name in before)
     assert all(torch.equal(buffer, before[name]) for name, buffer in trained.body.named_buffers())
+
+
+def test_settings_of_clap_are_checked(folders):
+    for keys, words in (({"freeze_layers": 2}, "frozen as a whole"), ({"freeze_layers": "foo"}, "none of: all"),
+                        ({"layer": "foo"}, "none of: last, mix")):  # fmt: skip
+        assert any(
+            words in problem for problem in check_audio_encoder(str(folders["clap"]), AudioEncoderConfig(**keys), 1.0)
+        )
+
+
+@pytest.mark.parametrize(("family", "seconds"), [("w2v-bert", 0.02), ("ast", 0.005)])
+def test_windows_that_are_too_short_are_refused(folders, family, seconds):
+    (problem,) = check_audio_encoder(str(folders[family]), AudioEncoderConfig(), seconds)
+    assert f"cannot read windows of {seconds:g} seconds" in problem
+
+
+def test_an_extractor_of_another_model_is_refused(folders, tmp_path):
+    folder = shutil.copytree(folders["whisper"], tmp_path / "mismatch")
+    transformers.WhisperFeatureExtractor(chunk_length=10).save_pretrained(folder)
+    (problem,) = check_audio_encoder(str(folder), AudioEncoderConfig(), 5.0)
+    assert "its feature extractor does not fit it" in problem
