@@ -11,6 +11,7 @@ from typing import Any
 
 from rainbow_ray.evaluation.solution import describe_solution
 from rainbow_ray.modalities.selection import reads_only_text
+from rainbow_ray.modalities.spec import get_modality
 from rainbow_ray.utils.number_format import format_interval, format_number
 
 MIN_SONGS = 500  # below, the card warns of wide intervals
@@ -81,7 +82,7 @@ def onnx_use(modalities: Sequence[str], max_tokens: int, inputs: Sequence[str], 
         return (
             f"This folder contains an ONNX graph that reads {', '.join(modalities)}, one window per example. Run it"
             " with onnxruntime; `rainbow_ray.load` and `predict` take the run that it was exported from."
-            f" {graph}{tokenizer}{_media_inputs(inputs)}"
+            f" {graph}{tokenizer}{_input_sources(modalities, inputs)}"
         )
     example = 'import rainbow_ray\n\nmodel = rainbow_ray.load("this/folder")\nmodel.predict(["a text"])'
     return (
@@ -93,14 +94,10 @@ def onnx_use(modalities: Sequence[str], max_tokens: int, inputs: Sequence[str], 
     )
 
 
-def _media_inputs(inputs: Sequence[str]) -> str:
-    """Return where the inputs of audio and MIDI come from."""
-    sources = {
-        "audio": "the mono window at the encoder's sample rate, or what the encoder's feature extractor returns",
-        "audio_descriptors": "`rainbow_ray.modalities.audio.descriptors.describe_sound` of the window",
-        "midi_descriptors": "`rainbow_ray.modalities.midi.descriptors.describe_notes` of the window",
-    }
-    return "".join(f" `{name}` is {source}." for name, source in sources.items() if name in inputs)
+def _input_sources(modalities: Sequence[str], inputs: Sequence[str]) -> str:
+    """Return where inputs of the graph come from."""
+    sources = {key: text for name in modalities for key, text in get_modality(name).input_sources.items()}
+    return "".join(f" `{key}` is {text}." for key, text in sources.items() if key in inputs)
 
 
 def hub_use(max_tokens: int, notes: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ class GraphInputs:
     Attributes:
         is_exportable: Whether the other methods are implemented.
         inputs_of_any_length: Names of the inputs whose second dimension can have any length.
+        input_sources: Where inputs come from, for the model card, by name.
     """
 
     is_exportable: bool = False
     inputs_of_any_length: tuple[str, ...] = ()
+    input_sources: Mapping[str, str] = MappingProxyType({})
 
     def random_inputs(
         self, modules: Mapping[str, Any], batch: GraphBatch, rng: torch.Generator

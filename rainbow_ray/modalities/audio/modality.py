@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,12 @@ class AudioModality(WindowedModality):
     )
     encoder_folder = "audio_encoder"
     is_exportable = True
+    input_sources = MappingProxyType(
+        {
+            "audio": "the mono window at the encoder's sample rate, or what the encoder's feature extractor returns",
+            "audio_descriptors": "`rainbow_ray.modalities.audio.descriptors.describe_sound` of the window",
+        }
+    )
     has_constant_summary = True
     descriptors_setting = f"{ENCODER}.descriptors"
     descriptor_version = descriptors.VERSION

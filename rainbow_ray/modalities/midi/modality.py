@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,11 @@ class MidiModality(WindowedModality):
     name, title = "midi", "MIDI"
     config_prefixes = ("model.midi_encoder.",)
     is_exportable = True
+    input_sources = MappingProxyType(
+        {
+            "midi_descriptors": "`rainbow_ray.modalities.midi.descriptors.describe_notes` of the window",
+        }
+    )
     has_constant_summary = True
     inputs_of_any_length = ("midi", "midi_mask")
     descriptors_setting = "model.midi_encoder.descriptors"
