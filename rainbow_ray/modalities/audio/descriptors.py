@@ -8,17 +8,22 @@ Reference:
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import os
 import warnings
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from rainbow_ray.modalities.audio.reader import RATE
 from rainbow_ray.modalities.rhythm import RHYTHM_WIDTH, describe_rhythm
+from rainbow_ray.utils.cache_dir import make_cache_dir
 
 VERSION = "2"  # of the definitions, which is part of the cache's keys
 LIBRARY = "librosa"
+NUMBA_CACHE = "NUMBA_CACHE_DIR"
 ONSET_FFT, ONSET_HOP = 1024, 160  # a frame every 10 ms
 FFT, HOP = 2048, 512  # of everything that changes more slowly
 MELS, MIN_HZ = 64, 30.0
@@ -47,6 +52,23 @@ def is_installed() -> bool:
     return importlib.util.find_spec(LIBRARY) is not None
 
 
+@functools.cache
+def _compile() -> None:
+    """Let numba compile, or load from its cache, what librosa needs, before this process calls it for the first time.
+
+    Numba's files of compiled code do not bear that several processes write them: code is then found under the name of
+    other code, and every process that loads it crashes, from then on. So only one process compiles or loads at a time,
+    in a cache that no other program writes.
+    """
+    folder = make_cache_dir("numba")
+    if not os.environ.get(NUMBA_CACHE):
+        os.environ[NUMBA_CACHE] = str(folder)  # which numba reads when it is imported
+    noise = np.random.default_rng(0).normal(0.0, 0.1, RATE).astype(np.float32)
+    with FileLock(folder / "compile.lock"):
+        _describe_onsets(noise)
+        _describe_spectra(noise)
+
+
 def describe_sound(window: np.ndarray, rate: int = RATE) -> np.ndarray:
     """Return descriptors of the sound of a window.
 
@@ -57,6 +79,7 @@ def describe_sound(window: np.ndarray, rate: int = RATE) -> np.ndarray:
     Returns:
         `(AUDIO_WIDTH,)` float32, all finite.
     """
+    _compile()
     wave = window.astype(np.float32) / (32768 if window.dtype == np.int16 else 1)
     if rate != RATE:
         import soxr

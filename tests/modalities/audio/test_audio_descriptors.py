@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import soxr
+from filelock import FileLock
 
 from rainbow_ray.modalities.audio import descriptors
 from rainbow_ray.modalities.audio.descriptors import AUDIO_WIDTH, TEMPOGRAM_FACTORS, describe_sound
@@ -68,3 +74,33 @@ def test_the_sample_rate_of_a_window_does_not_change_its_descriptors():
     positions = [DENSITY, TEMPO, *range(CHROMA, CHROMA + 12)]
     assert at_high[positions] == pytest.approx(at_low[positions], abs=0.1)
     assert describe_sound(high, RATE)[TEMPO] != pytest.approx(at_high[TEMPO], abs=0.1)
+
+
+DESCRIBE = """
+import numpy as np
+from rainbow_ray.modalities.audio.descriptors import describe_sound
+
+print("started", flush=True)
+describe_sound(np.random.default_rng(0).normal(0, 3000, 16000).astype(np.int16))
+print("described", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_one_process_at_a_time_compiles_in_a_cache_of_our_own(tmp_path):
+    """Numba's cache of compiled code is broken for good by processes that write it at the same time."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop(descriptors.NUMBA_CACHE, None)
+    folder = tmp_path / "rainbow_ray" / "numba"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "compile.lock"):
+        processes = [
+            subprocess.Popen([sys.executable, "-c", DESCRIBE], env=environment, stdout=subprocess.PIPE, text=True)
+            for _ in range(3)
+        ]
+        assert [process.stdout.readline() for process in processes] == ["started\n"] * 3
+        time.sleep(5)
+        assert not list(folder.rglob("*.nb?")), "compiled without the lock"
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["described\n"] * 3
+    assert [process.returncode for process in processes] == [0] * 3
+    assert list(folder.rglob("*.nbi"))
